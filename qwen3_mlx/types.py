@@ -1,0 +1,170 @@
+"""The types that cross room boundaries: messages and requests in, events out. Pure; never imports mlx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+KernelMode = Literal["auto", "reference", "metal", "emulate"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is drawn. ``None`` means the checkpoint's default for the thinking mode.
+
+    Order: logit_bias, repetition, presence and frequency (over generated tokens), temperature, top_k, top_p, min_p, all
+    in fp32. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` are off. ``logprobs=n`` reports the n most likely
+    tokens besides the drawn one (0: only the drawn one), of the raw distribution before any of the above.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call the model asks for. ``arguments`` is JSON text, as in OpenAI's API."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of a conversation; plain dicts in OpenAI's shape serve as well."""
+
+    role: str
+    content: str | Sequence[Mapping[str, Any]] | None = None
+    reasoning_content: str | None = None
+    tool_calls: Sequence[ToolCall | Mapping[str, Any]] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """OpenAI's shape; fields that are not set are left out (``content`` is always there)."""
+        out: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning_content is not None:
+            out["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            out["tool_calls"] = [c.to_dict() if isinstance(c, ToolCall) else dict(c) for c in self.tool_calls]
+        for key in ("tool_call_id", "name"):
+            if getattr(self, key) is not None:
+                out[key] = getattr(self, key)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the engine is asked for: token ids in, with everything about sampling already resolved.
+
+    ``thinking`` is the mode the prompt was rendered for; ``in_thinking`` says that the prompt ends inside an open
+    ``<think>`` block. With ``raw`` the output is plain text: no thinking, no tool calls are looked for.
+    """
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    thinking: bool = True
+    in_thinking: bool = False
+    thinking_budget: int | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    raw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural-log probability of a drawn token and, most likely first, of its strongest rivals."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call: ``id`` and ``name`` in a call's first delta only, ``arguments`` a piece of JSON text."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts. ``reasoning_tokens`` (forced ones included) are part of ``completion_tokens``."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    budget_exhausted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds and tokens per second. ``ttft_s`` runs from submission to the first token."""
+
+    load_s: float = 0.0
+    queued_s: float = 0.0
+    ttft_s: float = 0.0
+    prefill_tps: float = 0.0
+    decode_tps: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Always the last event of a request that did not fail; a failed one raises its typed error instead."""
+
+    finish_reason: FinishReason
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+
+
+Event = ThinkingDelta | TextDelta | ToolCallDelta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer. ``content`` and ``reasoning_content`` are ``None`` when empty."""
+
+    content: str | None
+    reasoning_content: str | None
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+    def to_message(self) -> dict[str, Any]:
+        """The assistant message to append to a conversation for its next turn."""
+        calls = self.tool_calls
+        return Message("assistant", self.content or "", self.reasoning_content, calls).to_dict()
