@@ -83,3 +83,10 @@ class MemoryLimit(QwenError):
 
 class OutputError(QwenError):
     """An output folder that exists already, cannot be written, or a disk too full to start."""
+
+
+class EngineError(QwenError):
+    """The model or the device failed under a request; the engine goes on with the next one."""
+
+    exit_code = 1
+    http_status = 500

@@ -1,0 +1,223 @@
+"""The library: load a Qwen3 checkpoint once, then generate, stream, or stream asynchronously."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import hub
+from .control.collect import collect
+from .engine.engine import Engine, LocalEngine
+from .engine.streams import EventStream, astream
+from .errors import InvalidRequest
+from .text.chat import ChatTemplate, ends_in_thinking, thinking_requested
+from .text.defaults import Defaults
+from .text.tokenizer import Tokenizer
+from .types import Completion, Event, KernelMode, Message, Request, SamplingParams
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from .config import ModelConfig
+    from .engine.runner import Runner
+    from .model.qwen3 import Qwen3 as Model
+
+Messages = str | Sequence[Message | Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
+
+
+class Qwen3:
+    """A loaded checkpoint: model, tokenizer, chat template and engine. Use ``Qwen3.load``.
+
+    Methods may be called from any thread; the engine runs requests one after another on a thread of its own.
+    ``messages`` is a list in OpenAI's shape (dicts or ``Message``), or a string: one user message.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        defaults: Defaults,
+        engine: Engine,
+        context: int,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.tokenizer = tokenizer
+        self.context = context
+        self._model = model
+        self._template = template
+        self._defaults = defaults
+        self._engine = engine
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        bits: int | None = None,
+        kv_bits: int | None = None,
+        kernels: KernelMode = "auto",
+        context: int | None = None,
+    ) -> Qwen3:
+        """Load a checkpoint by name, alias or path (see ``qwen3_mlx.hub``).
+
+        ``bits`` quantizes an unquantized checkpoint while loading; ``kv_bits`` (8 or 4) keeps the cache quantized;
+        ``context`` bounds prompt and answer together, in tokens (default: what the checkpoint was made for).
+
+        Raises ``ModelNotFound``, ``Unavailable``, ``UnsupportedModel``, ``CheckpointError``, ``MemoryLimit``,
+        ``InvalidRequest``.
+        """
+        begun = time.perf_counter()
+        if kv_bits not in (None, 4, 8):
+            raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
+        folder = hub.resolve(str(name_or_path))
+        from .weights import load_model  # the first import of mlx; a wrong name fails before it
+
+        tokenizer = Tokenizer.from_folder(folder)
+        template = ChatTemplate.from_folder(folder)
+        defaults = Defaults.from_folder(folder)
+        model, config = load_model(folder, bits=bits, kernels=kernels)
+        context = _context(context, config)
+
+        def make_runner() -> Runner:
+            from .engine.runner import Runner
+
+            return Runner(model, config, kv_bits)
+
+        engine = LocalEngine(
+            make_runner,
+            tokenizer,
+            context=context,
+            vocab_size=config.vocab_size,
+            load_s=time.perf_counter() - begun,
+        )
+        return cls(str(name_or_path), model, config, tokenizer, template, defaults, engine, context)
+
+    # -- the model itself ----------------------------------------------------------------------------------------
+
+    def model(self, tokens: mx.array | Sequence[Sequence[int]]) -> mx.array:
+        """Logits ``[batch, length, vocab]`` of token ids ``[batch, length]``; no cache, no sampling."""
+        import mlx.core as mx
+
+        return self._model(tokens if isinstance(tokens, mx.array) else mx.array(tokens))
+
+    # -- text ----------------------------------------------------------------------------------------------------
+
+    def render(self, messages: Messages, thinking: bool = True, tools: Tools | None = None) -> str:
+        """The prompt as the checkpoint's chat template writes it."""
+        return self._template.render(_messages(messages), tools=tools, thinking=thinking)
+
+    def encode(self, messages: Messages, thinking: bool = True, tools: Tools | None = None) -> list[int]:
+        """The prompt's token ids. Control tokens in user text, tool results and tool schemas stay plain text."""
+        return self._template.encode(_messages(messages), tools=tools, thinking=thinking, tokenizer=self.tokenizer)
+
+    # -- generation ----------------------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        messages: Messages,
+        thinking: bool = True,
+        thinking_budget: int | None = None,
+        tools: Tools | None = None,
+        params: SamplingParams | None = None,
+    ) -> EventStream:
+        """Events as they are generated, the last one ``Finished``. Closing the stream stops the generation.
+
+        ``thinking_budget`` bounds the thought, in tokens: when it is spent, an early-stop sentence is put in the
+        model's mouth and the answer follows. Raises ``InvalidRequest`` for what cannot be served, before anything runs.
+        """
+        return EventStream(self._engine, self._request(messages, thinking, thinking_budget, tools, params))
+
+    def generate(
+        self,
+        messages: Messages,
+        thinking: bool = True,
+        thinking_budget: int | None = None,
+        tools: Tools | None = None,
+        params: SamplingParams | None = None,
+    ) -> Completion:
+        """The whole answer at once: ``stream`` collected."""
+        return collect(self.stream(messages, thinking, thinking_budget, tools, params))
+
+    def astream(
+        self,
+        messages: Messages,
+        thinking: bool = True,
+        thinking_budget: int | None = None,
+        tools: Tools | None = None,
+        params: SamplingParams | None = None,
+    ) -> AsyncIterator[Event]:
+        """``stream`` for asyncio: ``async for event in q.astream(...)``."""
+        return astream(self._engine, self._request(messages, thinking, thinking_budget, tools, params))
+
+    def stream_raw(self, prompt: str, params: SamplingParams | None = None) -> EventStream:
+        """Continue a text as it is: no template, no thinking, no tools; control tokens in it are control."""
+        if not prompt:
+            raise InvalidRequest("the prompt is empty: there is nothing to continue", param="prompt")
+        resolved = self._params(params, thinking=False)
+        return EventStream(
+            self._engine, Request(tuple(self.tokenizer.encode(prompt)), resolved, thinking=False, raw=True)
+        )
+
+    def close(self) -> None:
+        """Stop what runs and free the engine's thread. The object cannot generate afterwards."""
+        self._engine.close()
+
+    def __enter__(self) -> Qwen3:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _request(
+        self,
+        messages: Messages,
+        thinking: bool,
+        thinking_budget: int | None,
+        tools: Tools | None,
+        params: SamplingParams | None,
+    ) -> Request:
+        if thinking_budget is not None and (isinstance(thinking_budget, bool) or thinking_budget < 0):
+            raise InvalidRequest(
+                f"thinking_budget must be 0 or more tokens, not {thinking_budget!r}", param="thinking_budget"
+            )
+        conversation = _messages(messages)
+        resolved = self._params(params, thinking=thinking_requested(conversation, thinking))
+        prompt = self.encode(conversation, thinking, tools)
+        return Request(
+            prompt=tuple(prompt),
+            params=resolved,
+            thinking=thinking,
+            in_thinking=ends_in_thinking(prompt, self.tokenizer),
+            thinking_budget=thinking_budget,
+            tools=tuple(tools or ()),
+        )
+
+    def _params(self, params: SamplingParams | None, thinking: bool) -> SamplingParams:
+        return self._defaults.resolve(params or SamplingParams(), thinking, self.config.vocab_size)
+
+
+def _messages(messages: Messages) -> list[dict[str, Any]]:
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    return [m.to_dict() if isinstance(m, Message) else dict(m) for m in messages]
+
+
+def _context(asked: int | None, config: ModelConfig) -> int:
+    if asked is None:
+        return config.max_position_embeddings
+    if not 2 <= asked <= config.max_position_embeddings:
+        raise InvalidRequest(
+            f"context must be between 2 and {config.max_position_embeddings:,} tokens"
+            f" (this checkpoint's max_position_embeddings), not {asked!r}",
+            param="context",
+        )
+    return asked

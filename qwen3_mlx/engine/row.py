@@ -1,0 +1,93 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..types import Event, FinishReason, Request, Timings
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from ..cache.kv import KVCache
+    from ..control.controller import Controller
+    from ..sampling import Sampler
+
+Sink = Callable[["Event | Exception"], object]
+"""Where a request's events go; called on the engine's thread, must not block. An exception is the last thing it gets."""
+
+
+class Ticket(Protocol):
+    """What ``submit`` returns: a way to stop the request. Safe to call from any thread, any number of times."""
+
+    def cancel(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Clock:
+    """Moments of a request's life, in seconds of ``time.perf_counter``."""
+
+    submitted: float
+    started: float = 0.0
+    first: float = 0.0
+    last: float = 0.0
+
+    def timings(self, load_s: float, prompt_tokens: int, sampled_tokens: int) -> Timings:
+        prefill = self.first - self.started
+        decode = self.last - self.first
+        return Timings(
+            load_s=load_s,
+            queued_s=max(self.started - self.submitted, 0.0) if self.started else 0.0,
+            ttft_s=max(self.first - self.submitted, 0.0) if self.first else 0.0,
+            prefill_tps=prompt_tokens / prefill if self.first and prefill > 0 else 0.0,
+            decode_tps=(sampled_tokens - 1) / decode if decode > 0 and sampled_tokens > 1 else 0.0,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A request with its controller, its cache and its place in the token loop.
+
+    ``feed`` holds the tokens that must go through the model before the next one can be drawn; ``ahead`` is the token
+    already drawn on the device and not yet read, ``seen`` the sampler's state before it was drawn.
+    """
+
+    request: Request
+    controller: Controller
+    sink: Sink
+    clock: Clock = field(default_factory=lambda: Clock(time.perf_counter()))
+    feed: list[int] = field(default_factory=list)
+    cache: KVCache | None = None
+    sampler: Sampler | None = None
+    state: Any = None
+    ahead: Draw | None = None
+    sampled: int = 0
+    cancelled: bool = False
+    closing: FinishReason | None = None
+
+    @property
+    def pending(self) -> int:
+        return len(self.feed)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def send(self, event: Event | Exception) -> None:
+        """Deliver; a consumer that breaks loses its own request and nothing else."""
+        try:
+            self.sink(event)
+        except Exception:
+            self.cancelled = True
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A drawn token on the device, what else is to be read with it, and the sampler's state before and after."""
+
+    token: mx.array
+    logprobs: Any
+    before: Any
+    after: Any

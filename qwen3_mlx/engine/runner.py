@@ -1,0 +1,59 @@
+"""One forward pass and one draw for a row. Builds graphs and starts them; reading a token is the engine's decision."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ..cache.kv import KVCache
+from ..config import ModelConfig
+from ..model.qwen3 import Qwen3 as Model
+from ..sampling import Sampler, fresh_seed
+from .row import Draw, Row
+
+
+class Runner:
+    """Runs rows on a model. Everything here happens on the engine's one thread (MLX streams are thread-local)."""
+
+    def __init__(self, model: Model, config: ModelConfig, kv_bits: int | None = None) -> None:
+        self.model = model
+        self.config = config
+        self.kv_bits = kv_bits
+
+    def start(self, row: Row) -> None:
+        """Give the row its cache and its sampler."""
+        params = row.request.params
+        seed = fresh_seed() if params.seed is None else params.seed
+        row.cache = KVCache(self.config, batch=1, kv_bits=self.kv_bits)
+        row.sampler = Sampler([params], [seed], self.config.vocab_size)
+        row.state = row.sampler.start([row.request.prompt])
+
+    def prefill(self, row: Row, count: int) -> None:
+        """Feed the next ``count`` pending tokens; when they are the last, draw the token that follows."""
+        tokens, row.feed = row.feed[:count], row.feed[count:]
+        hidden = self.model.hidden(mx.array([tokens]), row.cache)
+        if row.feed:
+            # Nothing is drawn from this chunk: its keys and values are all that must exist before the next one.
+            mx.eval(hidden)
+        else:
+            self._draw(row, self.model.head(hidden[:, -1:])[:, -1])
+
+    def decode(self, row: Row) -> None:
+        """Feed the token drawn last, still unread on the device, and start drawing the next."""
+        assert row.ahead is not None
+        self._draw(row, self.model(row.ahead.token[:, None], row.cache)[:, -1])
+
+    def force(self, row: Row, tokens: tuple[int, ...]) -> None:
+        """Throw away the token drawn ahead and put forced tokens in its place."""
+        assert row.sampler is not None
+        if row.ahead is not None:
+            row.state = row.ahead.before
+        row.ahead = None
+        row.feed.extend(tokens)
+        row.state = row.sampler.register(row.state, [tokens])
+
+    def _draw(self, row: Row, logits: mx.array) -> None:
+        assert row.sampler is not None
+        drawn, state = row.sampler(logits, row.state)
+        mx.async_eval(drawn.tokens, *drawn.arrays)
+        row.ahead = Draw(drawn.tokens, drawn, row.state, state)
+        row.state = state
