@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..sampling import Sampler
 
 Sink = Callable[["Event | Exception"], object]
-"""Where a request's events go; called on the engine's thread, must not block. An exception is the last thing it gets."""
+"""Where a request's events go: called on the engine's thread, never blocks. An exception is its last."""
 
 
 class Ticket(Protocol):
