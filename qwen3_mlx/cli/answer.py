@@ -1,0 +1,135 @@
+"""One answer as the commands see it: events in; text on a plain stream, a summary line and a Completion out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from ..types import Completion, Event, Finished, TextDelta, ThinkingDelta, ToolCall, ToolCallDelta
+from .terminal import dim, visible
+
+
+class Answer:
+    """Collects the events of one request. Whole once it has seen ``Finished``; before that, what came so far."""
+
+    def __init__(self) -> None:
+        self.finished: Finished | None = None
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[dict[str, str]] = []
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, TextDelta):
+            self._content.append(event.text)
+        elif isinstance(event, ThinkingDelta):
+            self._reasoning.append(event.text)
+        elif isinstance(event, ToolCallDelta):
+            while len(self._calls) <= event.index:
+                self._calls.append({"id": "", "name": "", "arguments": ""})
+            call = self._calls[event.index]
+            call["id"] = event.id or call["id"]
+            call["name"] = event.name or call["name"]
+            call["arguments"] += event.arguments
+        else:
+            self.finished = event
+
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(ToolCall(**call) for call in self._calls)
+
+    def completion(self) -> Completion:
+        """The answer so far; without a ``Finished`` it counts as cancelled."""
+        end = self.finished or Finished("cancelled")
+        return Completion(
+            self.content or None, self.reasoning or None, self.tool_calls, end.finish_reason, end.usage, end.timings
+        )
+
+    def summary(self) -> str:
+        """Tokens, speed, and every reason why the answer may be shorter than the model wanted, in one line."""
+        if self.finished is None:
+            return "[stopped]"
+        usage, timings, reason = self.finished.usage, self.finished.timings, self.finished.finish_reason
+        tokens = f"{usage.completion_tokens:,} token{'s' * (usage.completion_tokens != 1)}"
+        if usage.reasoning_tokens:
+            tokens += f" ({usage.reasoning_tokens:,} thinking)"
+        parts = [tokens, f"{timings.decode_tps:,.1f} tok/s", f"first after {timings.ttft_s:.2f} s"]
+        if usage.budget_exhausted:
+            parts.append("thinking budget spent")
+        if reason != "stop":
+            parts.append("cut short at the token limit" if reason == "length" else f"finish reason {reason}")
+        return f"[{', '.join(parts)}]"
+
+
+class PlainView:
+    """Writes events as they come: the answer to ``out``, the thinking, dim, to ``err`` (which may be the same).
+
+    Each tool call becomes one line of JSON on ``out`` at the end. Pieces that go to a terminal have their control
+    characters spelled out; what goes into a pipe or a file is exact, but for a newline after the last line.
+    """
+
+    def __init__(self, out: TextIO, err: TextIO, *, hide_thinking: bool = False) -> None:
+        self.answer = Answer()
+        self.out, self.err, self.hide_thinking = out, err, hide_thinking
+        self._thinking_end = ""  # the last two characters of thinking on the screen; empty when none is open
+        self._line_open = False
+
+    def show(self, event: Event) -> None:
+        self.answer.add(event)
+        if isinstance(event, ThinkingDelta):
+            if event.text and not self.hide_thinking:
+                self._write(event.text, self.err, dimmed=True)
+                self._thinking_end = (self._thinking_end + event.text)[-2:]
+        elif isinstance(event, TextDelta) and event.text:
+            self._end_thinking()
+            self._write(event.text, self.out)
+            self._line_open = not event.text.endswith("\n")
+        elif isinstance(event, Finished):
+            self.end()
+            for call in self.answer.tool_calls:
+                self._write(json.dumps(call_summary(call), ensure_ascii=False) + "\n", self.out)
+
+    def end(self) -> None:
+        """Close open lines, also after an interruption; safe to call again."""
+        self._end_thinking()
+        if self._line_open:
+            self._write("\n", self.out)
+            self._line_open = False
+
+    def _end_thinking(self) -> None:
+        if self._thinking_end:
+            self._write("\n" * (2 - len(self._thinking_end) + len(self._thinking_end.rstrip("\n"))), self.err)
+            self._thinking_end = ""
+
+    def _write(self, text: str, stream: TextIO, *, dimmed: bool = False) -> None:
+        if stream.isatty():
+            text = visible(text)
+        stream.write(dim(text, stream) if dimmed else text)
+        stream.flush()
+
+
+def call_summary(call: ToolCall) -> Mapping[str, Any]:
+    """Qwen3's own spelling of a call: name and arguments, the latter as an object where they are one."""
+    try:
+        arguments = json.loads(call.arguments)
+    except ValueError:
+        arguments = call.arguments
+    return {"name": call.name, "arguments": arguments}
+
+
+def completion_to_json(model: str, completion: Completion, hide_thinking: bool = False) -> str:
+    """``model``, then the fields of ``Completion``, on one line; hidden thinking is null."""
+    import dataclasses
+
+    fields = dataclasses.asdict(completion) | {"tool_calls": [call.to_dict() for call in completion.tool_calls]}
+    if hide_thinking:
+        fields["reasoning_content"] = None
+    return json.dumps({"model": model, **fields}, ensure_ascii=False)

@@ -1,0 +1,62 @@
+"""The one place where a command's errors become an exit status and one line on stderr.
+
+0: done; 2: a mistake of the user's; 130: Ctrl-C; 141: the reader of our output went away. Anything else is a bug of
+ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ..errors import QwenError
+from .terminal import prepare_streams
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+
+def run(command: click.Command, name: str, args: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status. ``name`` is what the usage line calls the program."""
+    prepare_streams()
+    try:
+        with command.make_context(name, list(sys.argv[1:] if args is None else args)) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        show_error(_usage_message(error))
+        return 2
+    except QwenError as error:
+        show_error(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            _silence(stream)
+        return PIPE_CLOSED
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+
+
+def show_error(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _usage_message(error: click.ClickException) -> str:
+    message = error.format_message().rstrip()
+    context = getattr(error, "ctx", None)
+    return f"{message} (see '{context.command_path} --help')" if context else message
+
+
+def _silence(stream: object) -> None:
+    """Point a stream whose reader is gone at nothing, so that the interpreter's own last flush stays quiet."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
+    except (OSError, ValueError, AttributeError):
+        pass
