@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, TextIO
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TextIO
 
 from ..types import Completion, Event, Finished, TextDelta, ThinkingDelta, ToolCall, ToolCallDelta
 from .terminal import dim, visible
@@ -67,6 +67,44 @@ class Answer:
         if reason != "stop":
             parts.append("cut short at the token limit" if reason == "length" else f"finish reason {reason}")
         return f"[{', '.join(parts)}]"
+
+
+class View(Protocol):
+    """Where the events of one answer are shown."""
+
+    @property
+    def answer(self) -> Answer: ...
+
+    def show(self, event: Event) -> None: ...
+
+    def end(self) -> None:
+        """Leave the screen tidy, also after an interruption; safe to call again."""
+
+
+class SilentView:
+    """Shows nothing; what it has collected is printed later."""
+
+    def __init__(self) -> None:
+        self.answer = Answer()
+
+    def show(self, event: Event) -> None:
+        self.answer.add(event)
+
+    def end(self) -> None:
+        return
+
+
+def play(events: Iterator[Event], view: View) -> Answer:
+    """Show the events of one answer. Whatever ends it early (Ctrl-C, an error) also ends the generation."""
+    try:
+        for event in events:
+            view.show(event)
+    finally:
+        view.end()
+        close = getattr(events, "close", None)
+        if close is not None:
+            close()
+    return view.answer
 
 
 class PlainView:

@@ -12,18 +12,29 @@ from ..errors import InvalidRequest
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
+def check_text(text: str, name: str = "the prompt") -> str:
+    """The text itself; InvalidRequest when it is blank or holds what UTF-8 cannot (a terminal in another encoding)."""
+    if not text.strip():
+        raise InvalidRequest(f"{name} is empty: write something to answer", param="prompt")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{name} is not UTF-8 text: set a UTF-8 locale, or pipe it in", param="prompt") from None
+    return text
+
+
 def read_stdin() -> str:
     """All of standard input, without its last line's end."""
     if sys.stdin is None:
         return ""
-    return _decode(sys.stdin.buffer.read(), "stdin").removesuffix("\n").removesuffix("\r")
+    return decode(sys.stdin.buffer.read(), "stdin").removesuffix("\n").removesuffix("\r")
 
 
 def read_json(path: str) -> Any:
     """A JSON file, or stdin for ``-``. InvalidRequest names file, line and column of a mistake."""
     name = "stdin" if path == "-" else path
     try:
-        text = read_stdin() if path == "-" else _decode(Path(path).read_bytes(), name)
+        text = read_stdin() if path == "-" else decode(Path(path).read_bytes(), name)
     except OSError as error:
         raise InvalidRequest(f"{name}: cannot be read ({error.strerror or error}): check the path") from None
     try:
@@ -60,7 +71,8 @@ def parse_tools(value: Any, name: str) -> list[dict[str, Any]]:
     return value
 
 
-def _decode(data: bytes, name: str) -> str:
+def decode(data: bytes, name: str) -> str:
+    """UTF-8 bytes, with or without a byte order mark, as text; InvalidRequest names the place of what is none."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -14,8 +14,8 @@ import click
 
 from ..errors import InvalidRequest
 from ..types import Event
-from .answer import PlainView, completion_to_json
-from .files import parse_messages, parse_tools, read_json, read_stdin
+from .answer import PlainView, SilentView, completion_to_json, play
+from .files import check_text, parse_messages, parse_tools, read_json, read_stdin
 from .model import ChatModel, open_model
 from .options import Options, model_options
 from .terminal import notice
@@ -80,20 +80,13 @@ def command(
     if raw:
         _refuse_with_raw(system, messages_file, tools_file, options)
     task = _task(prompt, system, messages_file, tools_file, raw)
-    view = PlainView(sys.stdout, sys.stderr, hide_thinking=hide_thinking)
+    view = SilentView() if as_json else PlainView(sys.stdout, sys.stderr, hide_thinking=hide_thinking)
     with open_model(options) as model:
-        events = task.start(model, options)
-        try:
-            for event in events:
-                view.answer.add(event) if as_json else view.show(event)
-        finally:
-            if not as_json:
-                view.end()
-            getattr(events, "close", lambda: None)()
+        answer = play(task.start(model, options), view)
     if as_json:
-        print(completion_to_json(options.model or "demo", view.answer.completion(), hide_thinking))
+        print(completion_to_json(options.model or "demo", answer.completion(), hide_thinking))
     else:
-        notice(view.answer.summary())
+        notice(answer.summary())
 
 
 def _task(prompt: str | None, system: str | None, messages_file: str | None, tools_file: str | None, raw: bool) -> Task:
@@ -103,7 +96,7 @@ def _task(prompt: str | None, system: str | None, messages_file: str | None, too
     if messages_file is None or prompt == "-":
         prompt = _prompt(prompt)
     elif prompt is not None:
-        prompt = _checked(prompt)
+        prompt = check_text(prompt)
     if raw:
         return Task(prompt, [], None)
     messages = parse_messages(document, messages_file) if messages_file else []
@@ -112,7 +105,7 @@ def _task(prompt: str | None, system: str | None, messages_file: str | None, too
     if system is not None:
         if messages and messages[0]["role"] in ("system", "developer"):
             raise InvalidRequest(f"{messages_file} has a system message already: drop --system, or that message")
-        messages.insert(0, {"role": "system", "content": _checked(system, "--system")})
+        messages.insert(0, {"role": "system", "content": check_text(system, "--system")})
     if prompt is not None:
         messages.append({"role": "user", "content": prompt})
     return Task(None, messages, tools)
@@ -121,17 +114,7 @@ def _task(prompt: str | None, system: str | None, messages_file: str | None, too
 def _prompt(given: str | None) -> str:
     if given is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InvalidRequest("no prompt: give it as an argument, pipe it in, or talk with `qwen3-mlx chat`")
-    return _checked(read_stdin() if given in (None, "-") else str(given))
-
-
-def _checked(text: str, name: str = "the prompt") -> str:
-    if not text.strip():
-        raise InvalidRequest(f"{name} is empty: write something to answer", param="prompt")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"{name} is not UTF-8 text: set a UTF-8 locale, or pipe it in", param="prompt") from None
-    return text
+    return check_text(read_stdin() if given in (None, "-") else str(given))
 
 
 def _refuse_with_raw(system: str | None, messages_file: str | None, tools_file: str | None, options: Options) -> None:

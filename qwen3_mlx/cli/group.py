@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-COMMANDS = ("generate",)
+COMMANDS = ("generate", "chat", "demo", "models")
 
 
 class LazyGroup(click.Group):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import click
@@ -27,7 +27,7 @@ class Options:
     kernels: KernelMode | None = None
     thinking: bool = True
     thinking_budget: int | None = None
-    params: SamplingParams = SamplingParams()
+    params: SamplingParams = field(default_factory=SamplingParams)
 
 
 class Number(click.ParamType):
@@ -111,8 +111,10 @@ _SAMPLING = (
     click.option("--seed", type=Number(int, 0, 2**64 - 1, hint="a whole number from 0"), help="Repeat the same draws."),
     click.option("--stop", type=StopString(), multiple=True, help="Stop before this text; may be given repeatedly."),
 )
-_PARAMS = tuple(
-    "max_tokens temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty seed stop".split()
+_MODEL_FIELDS = tuple(f.name for f in fields(Options) if f.name != "params")
+_PARAMS_FIELDS = (
+    *("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 )
 
 
@@ -121,9 +123,8 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
-        params = SamplingParams(**{name: given.pop(name) for name in _PARAMS})
-        names = ("model", "bits", "kv_bits", "context", "kernels", "thinking", "thinking_budget")
-        options = Options(**{name: given.pop(name) for name in names}, params=params)
+        params = SamplingParams(**{name: given.pop(name) for name in _PARAMS_FIELDS})
+        options = Options(**{name: given.pop(name) for name in _MODEL_FIELDS}, params=params)
         return function(options=options, **given)
 
     wrapped: Callable[..., Any] = command

@@ -1,0 +1,104 @@
+"""Live Markdown for a terminal: finished blocks are printed for good, the block being written is redrawn in place."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment
+from rich.text import Text
+
+from ..types import Event, Finished, TextDelta
+from .answer import Answer, PlainView
+from .terminal import visible
+
+REFRESH = 10  # redraws a second
+PLAIN_FROM = 8_000  # a block of that many characters is shown as plain text until it is whole: redrawing stays cheap
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_STARTS_BLOCK = re.compile(r"(?![-*+] |\d{1,9}[.)] )\S")  # not indented, and not the next item of a list
+
+
+class LiveView:
+    """A terminal's view of one answer: thinking dim and plain above, the answer as Markdown below it."""
+
+    def __init__(self, *, hide_thinking: bool = False) -> None:
+        self._plain = PlainView(sys.stdout, sys.stdout, hide_thinking=hide_thinking)
+        self._console = Console(file=sys.stdout)
+        self._live: Live | None = None
+        self._block = _Block()
+
+    @property
+    def answer(self) -> Answer:
+        return self._plain.answer
+
+    def show(self, event: Event) -> None:
+        if not isinstance(event, TextDelta):
+            if isinstance(event, Finished):
+                self.end()
+            self._plain.show(event)
+            return
+        self.answer.add(event)
+        if not event.text:
+            return
+        self._plain.end()
+        self._block.text += visible(event.text)
+        if self._live is None:
+            self._live = Live(self._block, console=self._console, refresh_per_second=REFRESH, transient=True)
+            self._live.start()
+        recent = self._block.text[-len(event.text) - 8 :]
+        if "\n" in recent:
+            done, self._block.text = split_blocks(self._block.text)
+            if done:
+                self._console.print(_markdown(done))
+                self._console.print()
+
+    def end(self) -> None:
+        self._plain.end()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            self._console.print(_markdown(self._block.text))
+            self._block.text = ""
+
+
+def split_blocks(text: str) -> tuple[str, str]:
+    """Markdown text as (blocks that nothing to come can change, the rest). Lists and fenced code stay whole."""
+    fence = ""
+    blank = False
+    position = cut = 0
+    for line in text.splitlines(keepends=True):
+        opening = _FENCE.match(line)
+        if fence:
+            if opening and opening[1].startswith(fence) and not line.strip(" `~\n"):
+                fence = ""
+        else:
+            if blank and _STARTS_BLOCK.match(line):
+                cut = position
+            if opening:
+                fence = opening[1]
+        blank = not fence and not line.strip()
+        position += len(line)
+    return text[:cut].rstrip(), text[cut:]
+
+
+class _Block:
+    """The unfinished block, rendered only when the screen is refreshed, and only as much as fits on it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        plain = len(self.text) > PLAIN_FROM
+        shown: RenderableType = Text(self.text[-PLAIN_FROM // 2 :]) if plain else _markdown(self.text)
+        for line in console.render_lines(shown, options, pad=False)[-max(console.height - 2, 1) :]:
+            yield from line
+            yield Segment.line()
+
+
+def _markdown(text: str) -> Markdown:
+    # Hyperlinks off: a link's address is the model's word, and the user should read it.
+    return Markdown(text, hyperlinks=False)
