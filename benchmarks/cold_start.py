@@ -31,7 +31,6 @@ def first_byte(command: list[str]) -> float:
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         first = pipe.read(1)
         seconds = time.perf_counter() - begun
-        rest = b""
         rest = b"".join(iter(lambda: pipe.read(65536), b""))
     if process.wait() != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n{(first + rest).decode(errors='replace')}")
