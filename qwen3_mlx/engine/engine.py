@@ -169,11 +169,11 @@ class LocalEngine:
             row.ahead = None
         else:
             self._runner.decode(row)
-        token = int(drawn.token.item())
+        token, logprob = self._runner.read(drawn)
         row.clock.last = time.perf_counter()
         row.clock.first = row.clock.first or row.clock.last
         row.sampled += 1
-        self._apply(row, row.controller.step(token, self._runner.logprob(row, drawn)))
+        self._apply(row, row.controller.step(token, logprob))
         if full and row.closing is None:
             row.closing = "length"
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..types import Event, FinishReason, Request, Timings
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
     from ..cache.kv import KVCache
     from ..control.controller import Controller
-    from ..sampling import Sampler
+    from ..sampling import SampleOut, Sampler, SamplerState
 
 Sink = Callable[["Event | Exception"], object]
 """Where a request's events go: called on the engine's thread, never blocks. An exception is its last."""
@@ -52,7 +50,7 @@ class Row:
     """A request with its controller, its cache and its place in the token loop.
 
     ``feed`` holds the tokens that must go through the model before the next one can be drawn; ``ahead`` is the token
-    already drawn on the device and not yet read, ``seen`` the sampler's state before it was drawn.
+    already drawn on the device and not yet read.
     """
 
     request: Request
@@ -62,7 +60,7 @@ class Row:
     feed: list[int] = field(default_factory=list)
     cache: KVCache | None = None
     sampler: Sampler | None = None
-    state: Any = None
+    state: SamplerState | None = None
     ahead: Draw | None = None
     sampled: int = 0
     cancelled: bool = False
@@ -85,9 +83,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A drawn token on the device, what else is to be read with it, and the sampler's state before and after."""
+    """A drawn token on the device, and the sampler's state from before it was drawn."""
 
-    token: mx.array
-    logprobs: Any
-    before: Any
-    after: Any
+    out: SampleOut
+    before: SamplerState
