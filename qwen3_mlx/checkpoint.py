@@ -30,7 +30,7 @@ _BITS = {
 }  # fmt: skip
 _FLOATS = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 _DTYPES = {**_FLOATS, "U32": mx.uint32, "U8": mx.uint8}
-_SHARD = re.compile(r"^model-(\d+)-of-(\d+)\.safetensors$")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,8 @@ def _is_counts(value: Any) -> TypeGuard[list[int]]:
 
 
 def _is_metadata(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+    # MLX writes null for none, where the format's own documentation knows only a table of strings.
+    return value is None or (isinstance(value, dict) and all(isinstance(item, str) for item in value.values()))
 
 
 def _refuse_constant(constant: str) -> NoReturn:
@@ -229,24 +230,25 @@ def _read_index(folder: Path) -> dict[str, str]:
 
 
 def _files(folder: Path, placed: Mapping[str, str]) -> list[Path]:
-    """The files to read: those the index names, or else every ``model*.safetensors``."""
+    """The files to read: those the index names, or else ``model.safetensors``, or else all there are."""
     if placed:
         files = [folder / shard for shard in sorted(set(placed.values()))]
         by = f", named by {INDEX},"
     else:
-        files = sorted(folder.glob("model*.safetensors"))
+        whole = folder / "model.safetensors"
+        files = [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
         by = ""
         # Without an index the shards' own names tell how many there have to be.
-        totals = {int(match[2]) for file in files if (match := _SHARD.match(file.name))}
-        for total in totals:
-            have = {int(match[1]) for file in files if (match := _SHARD.match(file.name)) and int(match[2]) == total}
-            missing = sorted(set(range(1, min(total, 10_000) + 1)) - have)
-            files += [folder / f"model-{number:05d}-of-{total:05d}.safetensors" for number in missing]
+        for file in list(files):
+            if match := _SHARD.match(file.name):
+                count = min(int(match[3]), 10_000)
+                files = [folder / f"{match[1]}-{n:05d}-of-{match[3]}.safetensors" for n in range(1, count + 1)]
+                break
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"this shard{by} is missing: download the rest of the checkpoint", file)
     if not files:
         torch = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
         hint = "only PyTorch's own files, which are not read" if torch else "no weights"
-        raise CheckpointError(f"the folder holds {hint}: a checkpoint needs model*.safetensors", folder)
+        raise CheckpointError(f"the folder holds {hint}: a checkpoint needs .safetensors files", folder)
     return files
