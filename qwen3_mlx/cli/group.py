@@ -6,19 +6,25 @@ import importlib
 
 import click
 
-COMMANDS = ("generate", "chat", "demo", "models")
+# Where each command's `command` is. Only convert lives elsewhere: it is a program of its own, too.
+COMMANDS = {
+    "generate": "qwen3_mlx.cli.generate",
+    "chat": "qwen3_mlx.cli.chat",
+    "demo": "qwen3_mlx.cli.demo",
+    "models": "qwen3_mlx.cli.models",
+    "convert": "qwen3_mlx.convert.command",
+}
 
 
 class LazyGroup(click.Group):
-    """Commands by name; the module `qwen3_mlx.cli.NAME` holds its `command`."""
+    """Imports a command's module when that command is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f".{cmd_name}", __package__).command
+        module = COMMANDS.get(cmd_name)
+        command: click.Command | None = importlib.import_module(module).command if module else None
         return command
 
 

@@ -53,7 +53,7 @@ class LiveView:
         if "\n" in recent:
             done, self._block.text = split_blocks(self._block.text)
             if done:
-                self._console.print(_markdown(done))
+                self._console.print(_Block(done, whole=True), end="")
                 self._console.print()
 
     def end(self) -> None:
@@ -61,7 +61,7 @@ class LiveView:
         if self._live is not None:
             self._live.stop()
             self._live = None
-            self._console.print(_markdown(self._block.text))
+            self._console.print(_Block(self._block.text, whole=True), end="")
             self._block.text = ""
 
 
@@ -86,19 +86,33 @@ def split_blocks(text: str) -> tuple[str, str]:
 
 
 class _Block:
-    """The unfinished block, rendered only when the screen is refreshed, and only as much as fits on it."""
+    """Markdown without the blank lines around it. While it is being written only its last screenful is shown."""
 
-    def __init__(self) -> None:
-        self.text = ""
+    def __init__(self, text: str = "", *, whole: bool = False) -> None:
+        self.text, self.whole = text, whole
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        plain = len(self.text) > PLAIN_FROM
-        shown: RenderableType = Text(self.text[-PLAIN_FROM // 2 :]) if plain else _markdown(self.text)
-        for line in console.render_lines(shown, options, pad=False)[-max(console.height - 2, 1) :]:
+        # Two columns stay free: a terminal echoes ^C there, and a wrapped line would upset the redrawing.
+        options = options.update_width(max(options.max_width - 2, 10))
+        if len(self.text) > PLAIN_FROM and not self.whole:
+            shown: RenderableType = Text(self.text[-PLAIN_FROM // 2 :])
+        else:
+            # Hyperlinks off: a link's address is the model's word, and the user should read it.
+            shown = Markdown(self.text, hyperlinks=False)
+        lines = [_stripped(line) for line in console.render_lines(shown, options, pad=False)]
+        while lines and not lines[0]:
+            del lines[0]
+        while lines and not lines[-1]:
+            del lines[-1]
+        for line in lines if self.whole else lines[-max(console.height - 2, 1) :]:
             yield from line
             yield Segment.line()
 
 
-def _markdown(text: str) -> Markdown:
-    # Hyperlinks off: a link's address is the model's word, and the user should read it.
-    return Markdown(text, hyperlinks=False)
+def _stripped(line: list[Segment]) -> list[Segment]:
+    """A line without trailing padding (but with that of a coloured box)."""
+    while line and not line[-1].text.strip() and not (line[-1].style and line[-1].style.bgcolor):
+        line = line[:-1]
+    if line and not (line[-1].style and line[-1].style.bgcolor):
+        line = [*line[:-1], Segment(line[-1].text.rstrip(), line[-1].style, line[-1].control)]
+    return line
