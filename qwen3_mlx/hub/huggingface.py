@@ -46,7 +46,10 @@ def cached(repo: str) -> Path | None:
 
 
 def fetch(repo: str, say: Callable[[str], None]) -> Path:
-    """The folder of ``repo``, downloaded if it is not cached; what an earlier try left is not fetched again.
+    """The folder of ``repo``, downloaded if it is not cached.
+
+    A connection that is cut is taken up again at the byte where it broke; files that arrived whole in an earlier run
+    are not fetched again.
 
     Raises ``ModelNotFound`` (no such repository, or none this token may read), ``Unavailable`` (no answer, cut off,
     offline) and ``OutputError`` (a cache that cannot be written, or has no room).
@@ -120,9 +123,8 @@ def _download(repo: str, wanted: list[str]) -> Path:
 
 
 def _check_room(repo: str, folder: Path, sizes: dict[str, int], wanted: list[str]) -> None:
-    """Refuse to start a download that the disk cannot hold; what is there already, even in part, counts as there."""
+    """Refuse to start a download that the disk cannot hold; files that are there already need no room."""
     needed = sum(sizes.get(name, 0) for name in wanted if not (folder / name).is_file())
-    needed -= sum(path.stat().st_size for path in (_storage(repo) / "blobs").glob("*.incomplete"))
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(

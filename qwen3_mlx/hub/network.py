@@ -64,8 +64,8 @@ def explain(error: Exception, model: str, remote: Remote, *, started: bool = Fal
 
     ``model`` is what the hub calls it; ``started`` says that the hub had answered before.
     """
-    if isinstance(error, QwenError):
-        raise error
+    if isinstance(error, (QwenError, AttributeError, TypeError, NameError, AssertionError)):
+        raise error  # said well already, or a programmer's mistake that must not be dressed up as the network's
     status = _status(error)
     if any(type(inner).__name__ == "GatedRepoError" for inner in _chain(error)) or status == 403:
         raise ModelNotFound(
@@ -79,12 +79,12 @@ def explain(error: Exception, model: str, remote: Remote, *, started: bool = Fal
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         raise OutputError(f"the disk of {remote.cache} is full: make room, or {remote.room}") from error
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         raise OutputError(f"{remote.cache} cannot be written ({reason(error)}): {remote.room}") from error
     if started:
         raise Unavailable(
-            f"the download of {model} from {remote.address} was cut off ({reason(error)}): run the same command again,"
-            " it goes on where it stopped"
+            f"the download of {model} from {remote.address} failed ({reason(error)}): run the same command again;"
+            " the files that have arrived are kept"
         ) from error
     answer = f"answered {status}" if status else f"cannot be reached ({reason(error)})"
     raise Unavailable(
