@@ -33,7 +33,11 @@ from .types import SamplingParams, TokenLogprob
 
 _LANES = 32  # candidate lists are multiples of this: no backend's vector width can then make exp() depend on the batch
 _BLOCK = 128  # cumulative sums over a vocabulary go block by block, so that rounding does not swallow the tail
-_TINY = 1.2e-38  # the smallest normal float32: a lighter token is never drawn, a lower temperature is greedy
+_SHORT = 4096  # so few scores are sorted faster than searched in blocks; the result is the same
+_TINY = 1.2e-38  # the smallest normal float32: a temperature below it is greedy
+# A parallel cumulative sum may rise by a rounding even where nothing is added. Staying this much below the whole keeps
+# a draw off the weightless tokens at the end of an ordered list.
+_BELOW_ONE = 1 - 2.0**-20
 
 
 def fresh_seed() -> int:
@@ -243,11 +247,8 @@ class _Group:
         self.limit = limits[0] if len(set(limits)) == 1 else None
         self.last = mx.array([[k - 1] for k in limits])
         self.temperature = _column(own, "temperature", neutral=1.0)
-        # A top_p of 1 or more must keep even what rounding would lose: no cumulative sum reaches infinity.
-        top_p = [math.inf if p.top_p is None or p.top_p >= 1 else max(p.top_p, _TINY) for p in own]
-        self.top_p = mx.array(top_p)[:, None] if min(top_p) < 1 else None
-        min_p = [max(p.min_p or 0.0, _TINY) for p in own]
-        self.min_p = mx.array(min_p)[:, None] if max(min_p) > _TINY else None
+        self.top_p = _column(own, "top_p", neutral=1.0)
+        self.min_p = _column(own, "min_p", neutral=0.0)
         mx.eval([v for v in vars(self).values() if isinstance(v, mx.array)])
 
     def draw(self, scores: mx.array, uniforms: list[tuple[float, float]]) -> mx.array:
@@ -259,10 +260,10 @@ class _Group:
             return self._draw_plain(scores, uniforms)
         values, ids = _largest(scores, self.width)
         weights = self._weights(values, values[:, :1])
-        at = self._draw_prefix(weights, mx.array([[u] for u, _ in uniforms]))
-        tokens = mx.take_along_axis(ids, at[:, None], axis=-1)[:, 0]
+        at = self._draw_prefix(weights, mx.array([[u * _BELOW_ONE] for u, _ in uniforms]))
+        tokens = mx.take_along_axis(ids, at, axis=-1).squeeze(-1)
         # Padding can only be reached in a row of NaN; even then the id must be one the model can embed.
-        return mx.minimum(tokens, scores.shape[-1] - 1)
+        return tokens if self.width <= scores.shape[-1] else mx.minimum(tokens, scores.shape[-1] - 1)
 
     def _weights(self, scores: mx.array, peak: mx.array) -> mx.array:
         """Unnormalised probabilities; the most likely token weighs 1, however extreme the temperature."""
@@ -270,18 +271,16 @@ class _Group:
         return mx.exp(below if self.temperature is None else below / self.temperature)
 
     def _draw_prefix(self, weights: mx.array, u: mx.array) -> mx.array:
-        """Index drawn, [rows], where ``weights`` [rows, width] falls: every filter then keeps a prefix."""
+        """Index drawn, [rows, 1], in falling ``weights`` [rows, width]: every filter then keeps a prefix."""
         sums = _cumsum(weights)
-        last = self.limit
-        mass = sums[:, last - 1 : last] if last is not None else mx.take_along_axis(sums, self.last, axis=-1)
-        kept = weights >= (_TINY if self.min_p is None else self.min_p)
-        kept_sums = mx.where(kept, sums, 0.0)
+        mass = sums[:, self.limit - 1 : self.limit] if self.limit else mx.take_along_axis(sums, self.last, axis=-1)
+        kept = mass
         if self.top_p is not None:
-            reached = mx.where(sums >= mass * self.top_p, sums, mx.inf)
-            mass = mx.minimum(mass, mx.min(reached, axis=-1, keepdims=True))
+            kept = mx.min(mx.where(sums >= mass * self.top_p, sums, mx.inf), axis=-1, keepdims=True)
         if self.min_p is not None:
-            mass = mx.minimum(mass, mx.max(kept_sums, axis=-1, keepdims=True))
-        return mx.argmax(kept_sums > u * mass, axis=-1)
+            probable = mx.max(mx.where(weights >= self.min_p, sums, 0.0), axis=-1, keepdims=True)
+            kept = mx.minimum(kept, probable)
+        return mx.argmax(sums > u * kept, axis=-1, keepdims=True)
 
     def _draw_plain(self, scores: mx.array, uniforms: list[tuple[float, float]]) -> mx.array:
         """No order needed: first a block by its mass, then a token inside, each with a uniform of its own."""
@@ -303,7 +302,7 @@ def _largest(scores: mx.array, count: int) -> tuple[mx.array, mx.array]:
     """
     rows, vocab_size = scores.shape
     block = 1 << max(0, round(math.log2(max(1.0, vocab_size / count)) / 2))
-    if count * block * 2 > vocab_size:
+    if rows * vocab_size <= _SHORT or count * block * 2 > vocab_size:
         scores = _padded(scores, count, -mx.inf) if count > vocab_size else scores
         ids = mx.argsort(-scores, axis=-1)[:, :count]
         return mx.take_along_axis(scores, ids, axis=-1), ids
@@ -319,7 +318,7 @@ def _largest(scores: mx.array, count: int) -> tuple[mx.array, mx.array]:
 def _cumsum(weights: mx.array) -> mx.array:
     """Cumulative sums along the last axis; block by block when it is long, so that small terms are not lost."""
     rows, width = weights.shape
-    if width <= 8 * _BLOCK:
+    if width <= _BLOCK:
         return mx.cumsum(weights, axis=-1)
     inside = mx.cumsum(_padded(weights, _BLOCK, 0.0).reshape(rows, -1, _BLOCK), axis=-1)
     before = mx.cumsum(inside[..., -1], axis=-1, inclusive=False)
