@@ -152,10 +152,11 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     if not isinstance(header, dict) or not _is_metadata(header.pop("__metadata__", {})):
         raise CheckpointError(f"the header is not a table of tensors: {_AGAIN}", file)
     infos = [_tensor(file, 8 + length, name, entry) for name, entry in header.items()]
-    end = 8 + length
-    for info in sorted(infos, key=lambda info: (info.start, info.nbytes)):
+    for info in infos:
         if info.start + info.nbytes > size:
             _damaged(file, size, f"tensor {info.name} would end at byte {info.start + info.nbytes:,}")
+    end = 8 + length
+    for info in sorted(infos, key=lambda info: (info.start, info.nbytes)):
         if info.start != end:
             raise CheckpointError(f"overlaps or leaves a hole before it in the file: {_AGAIN}", file, info.name)
         end = info.start + info.nbytes
