@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InvalidRequest
 from .answer import Answer
-from .files import parse_messages, read_json
+from .files import parse_messages, read_json, unmarked
 
 HELP = """\
 /think, /no_think   think before answering, or answer at once; inside a message they hold for that message
@@ -44,7 +44,7 @@ class Conversation:
     def prompt(self) -> list[dict[str, Any]]:
         """What the model is given."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return system + [{k: v for k, v in message.items() if k != "interrupted"} for message in self.messages]
+        return system + unmarked(self.messages)
 
     def ask(self, text: str) -> None:
         self.messages.append({"role": "user", "content": text})

@@ -7,6 +7,7 @@ ours and keeps its traceback.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -38,9 +39,14 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
         show_error(str(error))
         return error.exit_code
     except BrokenPipeError:
-        for stream in (sys.stdout, sys.stderr):
-            _silence(stream)
+        _silence(sys.stdout, sys.stderr)
         return PIPE_CLOSED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _silence(sys.stdout)
+        show_error("no space left where the output goes: free some, or write elsewhere")
+        return 2
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
 
@@ -56,7 +62,8 @@ def _usage_message(error: click.ClickException) -> str:
     return f"{message} (see '{context.command_path} --help')" if context else message
 
 
-def _silence(stream: TextIO) -> None:
-    """Point a stream whose reader is gone at nothing, so that the interpreter's own last flush stays quiet."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _silence(*streams: TextIO) -> None:
+    """Point streams that cannot be written at nothing, so that the interpreter's own last flush stays quiet."""
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -62,6 +62,11 @@ def parse_messages(value: Any, name: str) -> list[dict[str, Any]]:
     return value
 
 
+def unmarked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A conversation as the model may see it: without `qwen3-mlx chat`'s mark of an answer that was stopped."""
+    return [{key: value for key, value in message.items() if key != "interrupted"} for message in messages]
+
+
 def parse_tools(value: Any, name: str) -> list[dict[str, Any]]:
     """Tool schemas in OpenAI's shape out of a JSON value: a list, or an object that holds one under ``tools``."""
     if isinstance(value, dict):

@@ -15,7 +15,7 @@ import click
 from ..errors import InvalidRequest
 from ..types import Event
 from .answer import PlainView, SilentView, completion_to_json, play
-from .files import check_text, parse_messages, parse_tools, read_json, read_stdin
+from .files import check_text, parse_messages, parse_tools, read_json, read_stdin, unmarked
 from .model import ChatModel, open_model
 from .options import Options, model_options
 from .terminal import notice
@@ -91,6 +91,8 @@ def command(
 
 def _task(prompt: str | None, system: str | None, messages_file: str | None, tools_file: str | None, raw: bool) -> Task:
     """Everything about the request that can be wrong without a model is found out here."""
+    if messages_file == prompt == "-":
+        raise InvalidRequest("stdin cannot be both the messages and the prompt: put one of them in a file")
     document = read_json(messages_file) if messages_file else None
     tools = parse_tools(read_json(tools_file), tools_file) if tools_file else None
     if messages_file is None or prompt == "-":
@@ -99,7 +101,7 @@ def _task(prompt: str | None, system: str | None, messages_file: str | None, too
         prompt = check_text(prompt)
     if raw:
         return Task(prompt, [], None)
-    messages = parse_messages(document, messages_file) if messages_file else []
+    messages = unmarked(parse_messages(document, messages_file)) if messages_file else []
     if tools is None and isinstance(document, dict) and document.get("tools") is not None:
         tools = parse_tools(document, str(messages_file))
     if system is not None:

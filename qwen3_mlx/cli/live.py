@@ -19,7 +19,8 @@ from .terminal import visible
 REFRESH = 10  # redraws a second
 PLAIN_FROM = 8_000  # a block of that many characters is shown as plain text until it is whole: redrawing stays cheap
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_STARTS_BLOCK = re.compile(r"(?![-*+] |\d{1,9}[.)] )\S")  # not indented, and not the next item of a list
+# A line that is not indented, and neither the next item of a list nor the beginning of one that is still being written.
+_STARTS_BLOCK = re.compile(r"(?![-*+](\s|$)|\d{1,9}([.)]\s|[.)]?$))\S")
 
 
 class LiveView:

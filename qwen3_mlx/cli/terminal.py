@@ -15,7 +15,9 @@ _VISIBLE |= {127: "^?"} | {code: f"\\x{code:02x}" for code in range(128, 160)}
 
 def prepare_streams() -> None:
     """Make the standard streams safe for any text: UTF-8 in pipes and files, a replacement mark where a terminal's
-    own encoding lacks a character."""
+    own encoding lacks a character; a closed one becomes a sink."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -56,6 +56,7 @@ def pieces(text: str) -> list[str]:
 @dataclass
 class ScriptedModel:
     turns: list[Turn]
+    opened: list[Any] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     closed: bool = False
     cancelled: int = 0
