@@ -1,0 +1,98 @@
+"""What a chat template may spend: time, and the bytes it makes.
+
+A template arrives with a checkpoint and is a program from a stranger: nested loops or a doubled string can take all
+time and memory there is, and Python cannot interrupt an operation on a huge string from outside. So every step of a
+template is metered (``sandbox.py``): a step looks at the clock, what it makes is charged before it is made, and since
+nothing large can be made, no single step takes long either. Works in any thread.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+SECONDS = 5.0
+BASE_ALLOWANCE = 64 << 20  # units: about one byte each
+ALLOWANCE_PER_CHARACTER = 64  # of the conversation: honest templates copy each message some ten times
+NODE = 64  # units for a list element, a dictionary entry: about what Python spends on one
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()), set, frozenset)
+
+
+class Overrun(BaseException):
+    """A template went beyond its time or its allowance. Not an Exception: no filter may swallow it."""
+
+
+class Meter:
+    """The spending of one rendering (or one compilation)."""
+
+    __slots__ = ("_deadline", "_left", "seconds")
+
+    def __init__(self, characters: int = 0, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self._deadline = monotonic() + seconds
+        self._left = BASE_ALLOWANCE + ALLOWANCE_PER_CHARACTER * characters
+
+    def tick(self, units: int = 0) -> bool:
+        """One step, which makes ``units``. True, so that it can stand in a condition."""
+        self._left -= units
+        if self._left < 0:
+            raise Overrun("it builds more text than the conversation can account for")
+        if monotonic() > self._deadline:
+            raise Overrun(f"it ran longer than {self.seconds:g} seconds")
+        return True
+
+    def weigh(self, value: Any) -> int:
+        """Units of ``value`` written out as text. Shared parts count as often as they would be written: a list of
+        the same list twice, nested thirty deep, is tiny in memory and endless on paper.
+        """
+        kind = type(value)
+        if kind is str:
+            return len(value)
+        if kind in _SCALARS:
+            return NODE
+        total = NODE
+        stack: list[Any] = [value]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, str):
+                total += len(item)
+                continue
+            if isinstance(item, dict):
+                total += 2 * NODE * len(item)
+                parts: Any = (*item.keys(), *item.values()) if total <= self._left else ()
+            elif isinstance(item, (list, tuple, *_VIEWS)):
+                total += NODE * len(item)
+                parts = item if total <= self._left else ()
+            elif type(item).__name__ == "Namespace":
+                total, parts = total + NODE, (item._Namespace__attrs,)
+            else:
+                continue
+            if total > self._left:
+                self.tick(total)
+            stack.extend(parts)
+        return total
+
+    def weighed(self, value: Any) -> Any:
+        """``value``, once it is known to be small enough to compare or to hash."""
+        if type(value) not in _SCALARS:
+            self.tick()
+            self.weigh(value)
+        return value
+
+    def made(self, value: Any) -> Any:
+        """``value``, charged for: the result of a step whose size is bounded by what it was given."""
+        if isinstance(value, str):
+            self.tick(len(value))
+        elif isinstance(value, (list, tuple, dict)):
+            self.tick(NODE * len(value))
+        elif hasattr(value, "__next__"):
+            return self.metered(value)
+        return value
+
+    def metered(self, values: Any) -> Any:
+        """The same iterator, with a step counted for every element."""
+        for value in values:
+            self.tick()
+            yield value
