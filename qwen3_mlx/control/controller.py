@@ -1,0 +1,236 @@
+"""What one request's next token means: events to send, tokens to force, or the end. Pure; decides per token.
+
+Tokens and deltas: a token belongs to the delta that shows the first of its characters that is shown; a token that holds
+only a part of a character belongs to the delta that shows the character. So every token of which anything is shown is
+in exactly one delta, in order, and no text is shown before its token. Tokens of markup alone (tags, the whitespace
+around them, tool calls) are in none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+from qwen3_mlx.control.budget import EARLY_STOP, OPENING_NEWLINE, Budget
+from qwen3_mlx.control.markup import THINK_OPEN, Span
+from qwen3_mlx.control.parser import OutputParser, Piece
+from qwen3_mlx.control.tools import new_call_id
+from qwen3_mlx.types import (
+    Event,
+    FinishReason,
+    Request,
+    TextDelta,
+    ThinkingDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+
+
+class Detokenizer(Protocol):
+    """Turns tokens into text, one at a time."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether the tokens so far end in an incomplete character."""
+
+    def push(self, token: int, /) -> str:
+        """The text that ``token`` completes; empty while its character is incomplete."""
+
+    def finish(self) -> str:
+        """What is left of an incomplete character, as U+FFFD."""
+
+
+class Controls(Protocol):
+    """The ids of control tokens, ``None`` for those the vocabulary lacks."""
+
+    @property
+    def think_open(self) -> int | None: ...
+
+
+class Vocabulary(Protocol):
+    """What the controller needs of a tokenizer."""
+
+    @property
+    def eos_ids(self) -> Set[int]: ...
+
+    @property
+    def control(self) -> Controls: ...
+
+    def encode(self, text: str, /, trusted: bool = True) -> Sequence[int]: ...
+
+    def detokenizer(self) -> Detokenizer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Go on; ``events`` may be empty."""
+
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Force:
+    """Feed ``tokens`` through the model, then sample on. They are counted, and their text is in ``events``, already."""
+
+    tokens: tuple[int, ...]
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The request is over; ``events`` holds everything that was held back."""
+
+    reason: FinishReason
+    events: tuple[Event, ...] = ()
+
+
+_NOTHING = Emit()
+
+
+class Controller:
+    """Follows one request from its first token to its last.
+
+    ``start()`` first, then ``step()`` for every sampled token until it returns ``Stop``; ``finish()`` where something
+    else ends the request. ``new_id`` makes the ids of tool calls.
+
+    An eos token, which is counted but never shown, ends a request, and so does a stop string: with ``stop``, or with
+    ``tool_calls`` if a call was made. ``max_tokens`` ends it with ``length``.
+    """
+
+    def __init__(self, request: Request, vocabulary: Vocabulary, new_id: Callable[[], str] = new_call_id) -> None:
+        self._request = request
+        self._vocabulary = vocabulary
+        self._eos = vocabulary.eos_ids
+        self._detokenizer = vocabulary.detokenizer()
+        self._parser = OutputParser(request, new_id)
+        self._budget = Budget(request.thinking_budget, request.params.max_tokens)
+        self._position = 0  # characters generated
+        self._unclaimed: deque[tuple[int, int, int, TokenLogprob | None]] = deque()  # start, end, id, logprob
+        self._inside = self._parser.inside
+        self._over = False
+        if self._inside:
+            tag = vocabulary.control.think_open
+            self._budget.opened(newline_due=tag is not None and request.prompt[-1:] == (tag,))
+
+    def start(self) -> Emit | Force:
+        """To be called before the first token is sampled."""
+        return self._force([]) if self._inside and self._budget.must_close(unfinished=False) else _NOTHING
+
+    def step(self, token: int, logprob: TokenLogprob | None = None) -> Emit | Force | Stop:
+        """Takes the token that was sampled (with its logprob, if the request wants them)."""
+        assert not self._over, "the request is over"
+        budget = self._budget
+        budget.completion += 1
+        if token in self._eos:
+            return self._stop("stop", [])
+        events = self._take(token, logprob)
+        if self._parser.stopped:
+            return self._stop("stop", events)
+        if self._inside and budget.must_close(self._detokenizer.pending or self._parser.undecided):
+            return self._force(events)
+        if budget.used_up:
+            return self._stop("length", events)
+        return Emit(tuple(events)) if events else _NOTHING
+
+    def finish(self, reason: FinishReason) -> tuple[Event, ...]:
+        """Ends the request from outside (cancelled, context full): what was held back. Empty after a ``Stop``."""
+        if self._over:
+            return ()
+        return self._stop(reason, []).events
+
+    def usage(self, prompt_tokens: int, cached_tokens: int) -> Usage:
+        budget = self._budget
+        return Usage(prompt_tokens, cached_tokens, budget.completion, budget.reasoning, budget.exhausted)
+
+    def _stop(self, reason: FinishReason, events: list[Event]) -> Stop:
+        self._over = True
+        parser = self._parser
+        if not parser.stopped:
+            if rest := self._detokenizer.finish():
+                events += self._events(parser.feed(rest))
+            events += self._events(parser.finish())
+            if parser.stopped and reason == "length":  # a stop string in text that was held back
+                reason = "stop"
+        if reason == "stop" and parser.calls:
+            reason = "tool_calls"
+        return Stop(reason, tuple(events))
+
+    def _force(self, events: list[Event]) -> Force:
+        budget = self._budget
+        encode = self._vocabulary.encode
+        tokens = [*encode(OPENING_NEWLINE)] if budget.newline_due else []
+        tokens += encode(EARLY_STOP)
+        budget.exhausted = True
+        budget.completion += len(tokens)
+        budget.reasoning += len(tokens)
+        pieces: list[Piece | ToolCallDelta] = []
+        for token in tokens:
+            pieces += self._parse(self._detokenizer.push(token), token, None)
+        events += self._events(pieces)
+        self._parser.forced_close()
+        self._inside = False
+        return Force(tuple(tokens), tuple(events))
+
+    def _take(self, token: int, logprob: TokenLogprob | None) -> list[Event]:
+        """Parses and counts a sampled token."""
+        text = self._detokenizer.push(token)
+        pieces = self._parse(text, token, logprob)
+        budget, parser = self._budget, self._parser
+        inside = parser.inside
+        if self._inside:
+            budget.count_thinking(text)
+            if not inside and parser.call_at is not None:
+                budget.moved(sum(start >= parser.call_at for start, *_ in self._unclaimed))
+        elif inside:
+            budget.opened(newline_due=text.endswith(THINK_OPEN[-1]))
+        else:
+            budget.answer += 1
+        self._inside = inside
+        return self._events(pieces) if pieces else []
+
+    def _parse(self, text: str, token: int, logprob: TokenLogprob | None) -> list[Piece | ToolCallDelta]:
+        start = self._position
+        end = self._position = start + len(text)
+        pending = self._detokenizer.pending
+        if text or pending:  # an incomplete character will be the next one
+            self._unclaimed.append((start, end + pending, token, logprob))
+        return self._parser.feed(text) if text else []
+
+    def _events(self, pieces: list[Piece | ToolCallDelta]) -> list[Event]:
+        events: list[Event] = []
+        kind: str = ""
+        spans: list[Span] = []
+        for piece in pieces:
+            if isinstance(piece, ToolCallDelta):
+                if spans:
+                    events.append(self._delta(kind, spans))
+                    spans = []
+                events.append(piece)
+                continue
+            if spans and piece.kind != kind:
+                events.append(self._delta(kind, spans))
+                spans = []
+            kind = piece.kind
+            spans += piece.spans
+        if spans:
+            events.append(self._delta(kind, spans))
+        return events
+
+    def _delta(self, kind: str, spans: list[Span]) -> Event:
+        unclaimed = self._unclaimed
+        tokens: list[int] = []
+        logprobs: list[TokenLogprob] = []
+        for at, text in spans:
+            behind = at + len(text)
+            while unclaimed and unclaimed[0][0] < behind:
+                _, end, token, logprob = unclaimed.popleft()
+                if end > at:
+                    tokens.append(token)
+                    if logprob is not None:
+                        logprobs.append(logprob)
+        text = spans[0][1] if len(spans) == 1 else "".join([text for _, text in spans])
+        make = ThinkingDelta if kind == "thinking" else TextDelta
+        return make(text, tuple(tokens), tuple(logprobs) or None)

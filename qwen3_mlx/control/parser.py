@@ -1,0 +1,146 @@
+"""The generated text as pieces of reasoning, answer and tool calls: the parsers in their order, on text alone.
+
+``thinking -> tools -> stop strings -> whitespace``. Nothing here knows of tokens; pieces of text say where in the
+generated text they stand, so that the controller can tell which tokens made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from qwen3_mlx.control.markup import Span, Trimmer
+from qwen3_mlx.control.stop import StopMatcher
+from qwen3_mlx.control.thinking import ThinkingParser
+from qwen3_mlx.control.tools import ToolParser, new_call_id
+from qwen3_mlx.types import Request, ToolCallDelta
+
+
+class Piece(NamedTuple):
+    """Text to show: spans of the generated text, in its order; nothing but markup lies between two of them."""
+
+    kind: Literal["thinking", "text"]
+    spans: list[Span]
+
+
+class OutputParser:
+    """Parses the output of one request.
+
+    - Tool calls are looked for if the request has tools; otherwise their markup is text. A ``raw`` request's output is
+      all text.
+    - Stop strings are matched in the answer's text only: not in reasoning, markup, or the whitespace around tags.
+      From ``stopped`` on everything is dropped.
+    """
+
+    def __init__(self, request: Request, new_id: Callable[[], str] = new_call_id) -> None:
+        self.stopped = False
+        self._thinking = ThinkingParser(inside=request.in_thinking)
+        self._answering = request.raw
+        self._tools = ToolParser(request.tools, new_id) if request.tools and not request.raw else None
+        self._stop = StopMatcher(request.params.stop) if request.params.stop else None
+        self._trimmer = Trimmer()  # of whitespace in front of a call
+        self._behind_call = False  # no text since a call was announced: what the trimmer holds stands in front of it
+        self._at = 0  # where the next text of the answer stands
+
+    @property
+    def inside(self) -> bool:
+        """Whether the text is inside an open think block now."""
+        return not self._answering and self._thinking.inside
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the open block ends in a ``<tool_call>`` that may open a call."""
+        return not self._answering and self._thinking.undecided
+
+    @property
+    def call_at(self) -> int | None:
+        """Where the ``<tool_call>`` that ended the reasoning stands, if one did."""
+        return self._thinking.call_at
+
+    @property
+    def calls(self) -> int:
+        """The number of calls that are complete."""
+        return self._tools.calls if self._tools is not None else 0
+
+    def forced_close(self) -> None:
+        """Says that the think block was closed by force just now."""
+        self._thinking.forced_close()
+
+    def feed(self, text: str) -> list[Piece | ToolCallDelta]:
+        """What is certain after ``text``."""
+        if self._answering:
+            at = self._at
+            self._at += len(text)
+            return self._answer(at, text)
+        return self._divide(*self._thinking.feed(text))
+
+    def finish(self) -> list[Piece | ToolCallDelta]:
+        """What is held back, when nothing more comes; not whitespace around tags, nor an unfinished call's markup."""
+        out: list[Piece | ToolCallDelta] = []
+        if not self._answering:
+            out = self._divide(*self._thinking.finish())
+        if self.stopped:
+            return out
+        if self._tools is not None:
+            if (held := self._tools.finish()) is not None:
+                self._show(held, out)
+            self._behind_call |= self._tools.in_call
+        if not self.stopped:
+            self._end_text(out)
+        return out
+
+    def _divide(self, reasoning: list[Span], answer: Span | None) -> list[Piece | ToolCallDelta]:
+        out: list[Piece | ToolCallDelta] = [Piece("thinking", reasoning)] if reasoning else []
+        if answer is not None:
+            at, text = answer
+            self._answering = True
+            self._at = at + len(text)
+            if self._tools is not None:
+                self._tools.start(at)
+            out += self._answer(at, text)
+        return out
+
+    def _answer(self, at: int, text: str) -> list[Piece | ToolCallDelta]:
+        out: list[Piece | ToolCallDelta] = []
+        if self.stopped:
+            return out
+        if self._tools is None:
+            self._show((at, text), out)
+            return out
+        for item in self._tools.feed(text):
+            if not isinstance(item, ToolCallDelta):
+                self._show(item, out)
+                if self.stopped:
+                    break
+                continue
+            if item.id is not None:
+                self._flush_stops(out)
+                self._behind_call = True
+            out.append(item)
+        return out
+
+    def _show(self, span: Span, out: list[Piece | ToolCallDelta]) -> None:
+        if self._stop is not None:
+            span = self._stop.feed(*span)
+            self.stopped = self._stop.found
+        self._trim(span, out)
+        if self.stopped:
+            self._end_text(out)
+
+    def _trim(self, span: Span, out: list[Piece | ToolCallDelta]) -> None:
+        if not span[1]:
+            return
+        spans = [span] if self._tools is None else self._trimmer.feed(*span)
+        if spans:
+            self._behind_call = False
+            out.append(Piece("text", spans))
+
+    def _flush_stops(self, out: list[Piece | ToolCallDelta]) -> None:
+        if self._stop is not None and not self.stopped:
+            self._trim(self._stop.finish(), out)
+
+    def _end_text(self, out: list[Piece | ToolCallDelta]) -> None:
+        self._flush_stops(out)
+        spans = self._trimmer.finish()
+        if spans and not self._behind_call:
+            out.append(Piece("text", spans))
