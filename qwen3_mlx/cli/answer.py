@@ -3,61 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TextIO
+from collections.abc import Iterator
+from typing import Protocol, TextIO
 
-from ..types import Completion, Event, Finished, TextDelta, ThinkingDelta, ToolCall, ToolCallDelta
+from ..control.collect import collect
+from ..types import Completion, Event, Finished, TextDelta, ThinkingDelta
 from .terminal import dim, visible
 
 
 class Answer:
-    """Collects the events of one request. Whole once it has seen ``Finished``; before that, what came so far."""
+    """The events of one request so far. Whole once the last of them is ``Finished``."""
 
     def __init__(self) -> None:
-        self.finished: Finished | None = None
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: list[dict[str, str]] = []
+        self.events: list[Event] = []
 
     def add(self, event: Event) -> None:
-        if isinstance(event, TextDelta):
-            self._content.append(event.text)
-        elif isinstance(event, ThinkingDelta):
-            self._reasoning.append(event.text)
-        elif isinstance(event, ToolCallDelta):
-            while len(self._calls) <= event.index:
-                self._calls.append({"id": "", "name": "", "arguments": ""})
-            call = self._calls[event.index]
-            call["id"] = event.id or call["id"]
-            call["name"] = event.name or call["name"]
-            call["arguments"] += event.arguments
-        else:
-            self.finished = event
+        self.events.append(event)
 
     @property
-    def content(self) -> str:
-        return "".join(self._content)
-
-    @property
-    def reasoning(self) -> str:
-        return "".join(self._reasoning)
-
-    @property
-    def tool_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(ToolCall(**call) for call in self._calls)
+    def finished(self) -> Finished | None:
+        last = self.events[-1] if self.events else None
+        return last if isinstance(last, Finished) else None
 
     def completion(self) -> Completion:
-        """The answer so far; without a ``Finished`` it counts as cancelled."""
-        end = self.finished or Finished("cancelled")
-        return Completion(
-            self.content or None, self.reasoning or None, self.tool_calls, end.finish_reason, end.usage, end.timings
-        )
+        """What there is of the answer; without a ``Finished`` it counts as cancelled."""
+        return collect(self.events if self.finished else [*self.events, Finished("cancelled")])
 
     def summary(self) -> str:
         """Tokens, speed, and every reason why the answer may be shorter than the model wanted, in one line."""
-        if self.finished is None:
+        end = self.finished
+        if end is None:
             return "[stopped]"
-        usage, timings, reason = self.finished.usage, self.finished.timings, self.finished.finish_reason
+        usage, timings, reason = end.usage, end.timings, end.finish_reason
         tokens = f"{usage.completion_tokens:,} token{'s' * (usage.completion_tokens != 1)}"
         if usage.reasoning_tokens:
             tokens += f" ({usage.reasoning_tokens:,} thinking)"
@@ -110,7 +87,7 @@ def play(events: Iterator[Event], view: View) -> Answer:
 class PlainView:
     """Writes events as they come: the answer to ``out``, the thinking, dim, to ``err`` (which may be the same).
 
-    Each tool call becomes one line of JSON on ``out`` at the end. Pieces that go to a terminal have their control
+    Each whole tool call becomes one line of JSON on ``out``, at the end. Pieces that go to a terminal have their control
     characters spelled out; what goes into a pipe or a file is exact, but for a newline after the last line.
     """
 
@@ -132,8 +109,9 @@ class PlainView:
             self._line_open = not event.text.endswith("\n")
         elif isinstance(event, Finished):
             self.end()
-            for call in self.answer.tool_calls:
-                self._write(json.dumps(call_summary(call), ensure_ascii=False) + "\n", self.out)
+            for call in self.answer.completion().tool_calls:
+                summary = {"name": call.name, "arguments": json.loads(call.arguments)}
+                self._write(json.dumps(summary, ensure_ascii=False) + "\n", self.out)
 
     def end(self) -> None:
         """Close open lines, also after an interruption; safe to call again."""
@@ -152,15 +130,6 @@ class PlainView:
             text = visible(text)
         stream.write(dim(text, stream) if dimmed else text)
         stream.flush()
-
-
-def call_summary(call: ToolCall) -> Mapping[str, Any]:
-    """Qwen3's own spelling of a call: name and arguments, the latter as an object where they are one."""
-    try:
-        arguments = json.loads(call.arguments)
-    except ValueError:
-        arguments = call.arguments
-    return {"name": call.name, "arguments": arguments}
 
 
 def completion_to_json(model: str, completion: Completion, hide_thinking: bool = False) -> str:

@@ -55,10 +55,11 @@ class Conversation:
 
     def answer(self, answer: Answer, *, interrupted: bool = False) -> None:
         """Keep an answer, or what there is of it. A stopped one without a word takes the question back."""
-        if interrupted and not (answer.content or answer.reasoning or answer.tool_calls):
+        completion = answer.completion()
+        if interrupted and not (completion.content or completion.reasoning_content or completion.tool_calls):
             self.take_back()
             return
-        message = answer.completion().to_message()
+        message = completion.to_message()
         self.messages.append(message | ({"interrupted": True} if interrupted else {}))
 
     def save(self, path: Path) -> None:

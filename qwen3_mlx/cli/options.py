@@ -33,7 +33,9 @@ class Options:
 class Number(click.ParamType):
     """A finite number within bounds; the message of a refusal says what would do."""
 
-    def __init__(self, kind: type[int] | type[float], low: float, high: float = math.inf, *, hint: str) -> None:
+    def __init__(
+        self, kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf, *, hint: str
+    ) -> None:
         self.kind, self.low, self.high, self.hint = kind, low, high, hint
         self.name = "integer" if kind is int else "number"
 
@@ -88,7 +90,9 @@ _THINKING = (
 _SAMPLING = (
     click.option("--max-tokens", type=Number(int, 1, hint="at least 1"), help="Most new tokens."),
     click.option("--temp", "temperature", type=Number(float, 0, hint="at least 0 (0 is greedy)"), help="Temperature."),
-    click.option("--top-p", type=Number(float, 0, 1, hint="between 0 and 1 (1 is off)"), help="Nucleus sampling."),
+    click.option(
+        "--top-p", type=Number(float, 1e-9, 1, hint="above 0, at most 1 (1 is off)"), help="Nucleus sampling."
+    ),
     click.option("--top-k", type=Number(int, 0, hint="at least 0 (0 is off)"), help="Only the K likeliest tokens."),
     click.option(
         "--min-p",
@@ -100,15 +104,15 @@ _SAMPLING = (
     ),
     click.option(
         "--presence-penalty",
-        type=Number(float, -2, 2, hint="between -2 and 2 (0 is off)"),
+        type=Number(float, hint="a finite number (0 is off)"),
         help="Lowers tokens generated before; 1.5 helps against endless repetition.",
     ),
     click.option(
         "--frequency-penalty",
-        type=Number(float, -2, 2, hint="between -2 and 2 (0 is off)"),
+        type=Number(float, hint="a finite number (0 is off)"),
         help="Lowers tokens by how often they were generated.",
     ),
-    click.option("--seed", type=Number(int, 0, 2**64 - 1, hint="a whole number from 0"), help="Repeat the same draws."),
+    click.option("--seed", type=Number(int, hint="a whole number"), help="Repeat the same draws."),
     click.option("--stop", type=StopString(), multiple=True, help="Stop before this text; may be given repeatedly."),
 )
 _MODEL_FIELDS = tuple(f.name for f in fields(Options) if f.name != "params")
