@@ -87,8 +87,8 @@ def play(events: Iterator[Event], view: View) -> Answer:
 class PlainView:
     """Writes events as they come: the answer to ``out``, the thinking, dim, to ``err`` (which may be the same).
 
-    Each whole tool call becomes one line of JSON on ``out``, at the end. Pieces that go to a terminal have their control
-    characters spelled out; what goes into a pipe or a file is exact, but for a newline after the last line.
+    Each whole tool call becomes one line of JSON on ``out``, at the end. Control characters that go to a terminal are
+    spelled out; what goes into a pipe or a file is exact, but for a newline after the last line.
     """
 
     def __init__(self, out: TextIO, err: TextIO, *, hide_thinking: bool = False) -> None:
