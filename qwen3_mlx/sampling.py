@@ -31,7 +31,7 @@ import mlx.core as mx
 
 from .types import SamplingParams, TokenLogprob
 
-_LANES = 32  # candidate lists are multiples of this: no backend's vector width can then make exp() depend on the batch
+_LANES = 32  # rows that go through exp() are multiples of this: vector lanes then fall alike in every batch
 _BLOCK = 128  # cumulative sums over a vocabulary go block by block, so that rounding does not swallow the tail
 _SHORT = 4096  # so few scores are sorted faster than searched in blocks; the result is the same
 _TINY = 1.2e-38  # the smallest normal float32: a temperature below it is greedy
@@ -285,10 +285,11 @@ class _Group:
     def _draw_plain(self, scores: mx.array, uniforms: list[tuple[float, float]]) -> mx.array:
         """No order needed: first a block by its mass, then a token inside, each with a uniform of its own."""
         vocab_size = scores.shape[-1]
+        scores = _padded(scores, _BLOCK, -mx.inf)
         weights = self._weights(scores, mx.max(scores, axis=-1, keepdims=True))
         if self.min_p is not None:
             weights = mx.where(weights >= self.min_p, weights, 0.0)
-        blocks = _padded(weights, _BLOCK, 0.0).reshape(len(self.rows), -1, _BLOCK)
+        blocks = weights.reshape(len(self.rows), -1, _BLOCK)
         u = mx.array(uniforms)
         block = _invert(mx.cumsum(blocks, axis=-1)[..., -1], u[:, :1])
         inside = mx.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
