@@ -55,7 +55,8 @@ class ShardWriter:
         if shard not in self.files:
             self.files[shard] = self._start(shard)
         file, starts = self.files[shard]
-        data = memoryview(array.view(mx.uint8).reshape(-1))  # type: ignore[arg-type]
+        # The buffer protocol has no bfloat16; bytes it has. They are flattened here because MLX counts in 32 bits.
+        data = memoryview(array.view(mx.uint8)).cast("B")  # type: ignore[arg-type]
         file.seek(starts[name])
         for at in range(0, len(data), _CHUNK):
             file.write(data[at : at + _CHUNK])
