@@ -1,0 +1,117 @@
+"""A model that is a plain function of the tokens before, run in the runner's place: what the loop feeds is checked."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwen3_mlx.control.controller import Controller, Force, Stop
+from qwen3_mlx.engine.row import Row
+from qwen3_mlx.types import Event, Finished, Request
+from tests.control.toys import EOS, THINK_CLOSE, THINK_OPEN, ToyVocabulary
+
+Next = Callable[[Sequence[int]], int]
+
+
+def babble(tokens: Sequence[int]) -> int:
+    """Letters, now and then a control token: any difference in what came before changes what follows."""
+    digest = hashlib.blake2b(repr(list(tokens)).encode(), digest_size=2).digest()
+    if digest[0] < 10:
+        return (EOS, THINK_OPEN, THINK_CLOSE)[digest[1] % 3]
+    return 97 + digest[1] % 26
+
+
+def naive(request: Request, model: Next, context: int) -> tuple[list[Event], list[int]]:
+    """The reference: no look-ahead, no threads. Returns the events and every token that went through the model."""
+    controller = Controller(request, ToyVocabulary(), new_id=lambda: "call")
+    sequence, events = list(request.prompt), []
+    outcome: Any = controller.start()
+    while True:
+        events += outcome.events
+        if isinstance(outcome, Stop):
+            reason = outcome.reason
+            break
+        if isinstance(outcome, Force):
+            sequence += outcome.tokens
+            if len(sequence) >= context:
+                reason = "length"
+                break
+        elif len(sequence) > context:
+            reason = "length"
+            break
+        token = model(sequence)
+        outcome = controller.step(token)
+        sequence.append(token)
+    events += controller.finish(reason)
+    return [*events, Finished(reason, controller.usage(len(request.prompt), 0))], sequence
+
+
+@dataclass(eq=False)
+class ToyCache:
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def offset(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class ToyDraw:
+    token: int
+    before: int
+
+
+class ToyRunner:
+    """Records threads and every call; ``fails_at`` raises when the cache has grown to that length."""
+
+    def __init__(self, model: Next, *, fails_at: int | None = None, gate: threading.Semaphore | None = None) -> None:
+        self.model = model
+        self.fails_at = fails_at
+        self.gate = gate
+        self.threads: set[int] = set()
+        self.fed: list[list[int]] = []
+        self.chunks: list[int] = []
+
+    def start(self, row: Row) -> None:
+        cache: Any = ToyCache()
+        self.fed.append(cache.tokens)
+        row.cache = cache
+        row.state = 0  # type: ignore[assignment]
+
+    def prefill(self, row: Row, count: int) -> None:
+        self.chunks.append(count)
+        tokens, row.feed = row.feed[:count], row.feed[count:]
+        self._forward(row, tokens, draw=not row.feed)
+
+    def decode(self, row: Row) -> None:
+        ahead: Any = row.ahead
+        self._forward(row, [ahead.token], draw=True)
+
+    def read(self, draw: Any) -> tuple[int, None]:
+        return draw.token, None
+
+    def force(self, row: Row, tokens: tuple[int, ...]) -> None:
+        ahead: Any = row.ahead
+        if ahead is not None:
+            row.state = ahead.before
+        row.ahead = None
+        row.feed.extend(tokens)
+        row.state += len(tokens)  # type: ignore[operator,assignment]
+
+    def _forward(self, row: Row, tokens: list[int], *, draw: bool) -> None:
+        if self.gate is not None:
+            self.gate.acquire()
+        self.threads.add(threading.get_ident())
+        cache: Any = row.cache
+        cache.tokens.extend(tokens)
+        if self.fails_at is not None and len(cache.tokens) >= self.fails_at:
+            raise RuntimeError("out of memory")
+        if draw:
+            state: Any = row.state
+            assert len(cache.tokens) == len(row.request.prompt) + state, "a discarded draw must leave no trace"
+            ahead: Any = ToyDraw(self.model(list(cache.tokens)), state)
+            row.ahead = ahead
+            row.state = state + 1
