@@ -101,7 +101,7 @@ class Qwen3:
 
     # -- the model itself ----------------------------------------------------------------------------------------
 
-    def model(self, tokens: mx.array | Sequence[Sequence[int]]) -> mx.array:
+    def model(self, tokens: mx.array | list[list[int]]) -> mx.array:
         """Logits ``[batch, length, vocab]`` of token ids ``[batch, length]``; no cache, no sampling."""
         import mlx.core as mx
 

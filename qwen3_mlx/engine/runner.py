@@ -48,8 +48,9 @@ class Runner:
 
     def read(self, draw: Draw) -> tuple[int, TokenLogprob | None]:
         """Wait for a drawn token. Raises EngineError when the logits it was drawn from are NaN or infinite."""
-        token = int(draw.out.tokens.item())
-        if not math.isfinite(float(draw.out.peak.item())):
+        token, peak = draw.out.tokens.item(), draw.out.peak.item()
+        assert isinstance(token, int) and isinstance(peak, float)
+        if not math.isfinite(peak):
             raise EngineError(
                 "the model's output is not a number (NaN or infinite logits): the weights are damaged, or overflow in"
                 " their precision; check the checkpoint, or load it with other weights"
