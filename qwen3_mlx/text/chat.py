@@ -25,7 +25,7 @@ __all__ = ["ChatTemplate", "ends_in_thinking", "thinking_requested"]
 Messages = Sequence[Message | Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]] | None
 
-MAX_SOURCE = 256 << 10  # characters of a template; released ones have 4,000 to 16,000
+MAX_SOURCE = 64 << 10  # characters of a template; released ones have 4,000 to 16,000
 _TOKEN_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -176,7 +176,7 @@ class _Program:
             raise TemplateError(f"{path}: a chat template of {len(source):,} characters is too long", param="messages")
         self._env.meter = Meter(seconds=seconds)
         try:
-            code = self._env.compile(source, filename=str(path))
+            code = self._env.compile(self._env.parse_bounded(source), filename=str(path))
             self._template = self._env.template_class.from_code(self._env, code, self._env.make_globals(None))
         except TemplateSyntaxError as error:
             raise self._error(f"is broken: {error.message}", error.lineno) from None
@@ -198,8 +198,11 @@ class _Program:
                 what = "refused the conversation" if refused else "failed"
                 raise self._error(f"{what}: {_reason(error)}", self._line(error)) from None
             except (Exception, Overrun) as error:
-                what = "was stopped" if isinstance(error, Overrun) else "failed"
-                raise self._error(f"{what}: {_reason(error)}", self._line(error)) from None
+                line = self._line(error)
+                if isinstance(error, Overrun):  # Jinja does not translate its traceback
+                    line = line and self._template.get_corresponding_lineno(line)
+                    raise self._error(f"was stopped: {error}", line) from None
+                raise self._error(f"failed: {_reason(error)}", line) from None
 
     def _line(self, error: BaseException) -> int | None:
         """The template's line that failed: Jinja gives its frames the template's file name."""

@@ -17,7 +17,7 @@ ALLOWANCE_PER_CHARACTER = 64  # of the conversation: honest templates copy each 
 NODE = 64  # units for a list element, a dictionary entry: about what Python spends on one
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()), set, frozenset)
+_SEQUENCES: tuple[Any, ...] = (list, tuple, type({}.keys()), type({}.values()), type({}.items()), set, frozenset)
 
 
 class Overrun(BaseException):
@@ -54,7 +54,11 @@ class Meter:
             return NODE
         total = NODE
         stack: list[Any] = [value]
+        steps = 0
         while stack:
+            steps += 1
+            if not steps % 4096:
+                self.tick()
             item = stack.pop()
             if isinstance(item, str):
                 total += len(item)
@@ -62,7 +66,7 @@ class Meter:
             if isinstance(item, dict):
                 total += 2 * NODE * len(item)
                 parts: Any = (*item.keys(), *item.values()) if total <= self._left else ()
-            elif isinstance(item, (list, tuple, *_VIEWS)):
+            elif isinstance(item, _SEQUENCES):
                 total += NODE * len(item)
                 parts = item if total <= self._left else ()
             elif type(item).__name__ == "Namespace":
