@@ -35,7 +35,7 @@ MOE: dict[str, Any] = {
     "model_type": "qwen3_moe",
     "num_experts": 4,
     "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
+    "moe_intermediate_size": 64,
     "norm_topk_prob": True,
     "decoder_sparse_step": 1,
     "mlp_only_layers": [1],

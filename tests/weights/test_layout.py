@@ -191,7 +191,7 @@ def test_wrong_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
 
 def test_wrong_shape_of_one_expert(tmp_path: Path) -> None:
     held = makers.weights(makers.MOE)
-    held["model.layers.0.mlp.experts.2.down_proj.weight"] = mx.zeros((64, 31), mx.bfloat16)
+    held["model.layers.0.mlp.experts.2.down_proj.weight"] = mx.zeros((64, 63), mx.bfloat16)
     assert refused(makers.write(tmp_path, makers.MOE, held)).tensor == "model.layers.0.mlp.experts.2.down_proj.weight"
 
 
