@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from qwen3_mlx.control.tool_json import is_json_object
-from qwen3_mlx.types import Completion, Event, Finished, TextDelta, ThinkingDelta, ToolCall
+from ..types import Completion, Event, Finished, TextDelta, ThinkingDelta, ToolCall
+from .tool_json import is_json_object
 
 
 def collect(events: Iterable[Event]) -> Completion:

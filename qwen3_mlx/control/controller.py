@@ -13,11 +13,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from qwen3_mlx.control.budget import EARLY_STOP, OPENING_NEWLINE, Budget
-from qwen3_mlx.control.markup import THINK_OPEN, Span
-from qwen3_mlx.control.parser import OutputParser, Piece
-from qwen3_mlx.control.tools import new_call_id
-from qwen3_mlx.types import (
+from ..types import (
     Event,
     FinishReason,
     Request,
@@ -27,6 +23,10 @@ from qwen3_mlx.types import (
     ToolCallDelta,
     Usage,
 )
+from .budget import EARLY_STOP, OPENING_NEWLINE, Budget
+from .markup import THINK_OPEN, Span
+from .parser import OutputParser, Piece
+from .tools import new_call_id
 
 
 class Detokenizer(Protocol):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from qwen3_mlx.control.markup import Span, Trimmer
-from qwen3_mlx.control.stop import StopMatcher
-from qwen3_mlx.control.thinking import ThinkingParser
-from qwen3_mlx.control.tools import ToolParser, new_call_id
-from qwen3_mlx.types import Request, ToolCallDelta
+from ..types import Request, ToolCallDelta
+from .markup import Span, Trimmer
+from .stop import StopMatcher
+from .thinking import ThinkingParser
+from .tools import ToolParser, new_call_id
 
 
 class Piece(NamedTuple):

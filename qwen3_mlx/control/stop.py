@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qwen3_mlx.control.markup import Span
+from .markup import Span
 
 
 class _Needle:

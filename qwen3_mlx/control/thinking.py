@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from qwen3_mlx.control.markup import CALL_OPEN, THINK_CLOSE, THINK_OPEN, WHITESPACE, Span, TagScanner, Trimmer
+from .markup import CALL_OPEN, THINK_CLOSE, THINK_OPEN, WHITESPACE, Span, TagScanner, Trimmer
 
 
 class State(Enum):

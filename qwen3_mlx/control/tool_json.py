@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Literal, NoReturn
 
-from qwen3_mlx.control.markup import WHITESPACE, skip_space
+from .markup import WHITESPACE, skip_space
 
 # A call's payload goes on, is over, was none, goes on with nonsense, or is over together with its <tool_call> block.
 Status = Literal["open", "done", "rejected", "broken", "closed"]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwen3_mlx.control.tool_json import is_json
+from .tool_json import is_json
 
 _NAMES: dict[type, str] = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 _ANY = frozenset({"string", "boolean", "integer", "number", "null", "object", "array"})

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qwen3_mlx.control.markup import CALL_CLOSE, FUNCTION_OPEN, WHITESPACE, skip_space
-from qwen3_mlx.control.tool_json import Status
-from qwen3_mlx.control.tool_schema import encode_value, escape, types_of
+from .markup import CALL_CLOSE, FUNCTION_OPEN, WHITESPACE, skip_space
+from .tool_json import Status
+from .tool_schema import encode_value, escape, types_of
 
 FUNCTION_CLOSE = "</function>"
 PARAMETER_OPEN, PARAMETER_CLOSE = "<parameter=", "</parameter>"

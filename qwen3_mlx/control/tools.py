@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from qwen3_mlx.control.markup import CALL_CLOSE, CALL_OPEN, FUNCTION_OPEN, Span, TagScanner, skip_space
-from qwen3_mlx.control.tool_json import JsonCall
-from qwen3_mlx.control.tool_schema import parameter_schemas
-from qwen3_mlx.control.tool_xml import XmlCall
-from qwen3_mlx.types import ToolCallDelta
+from ..types import ToolCallDelta
+from .markup import CALL_CLOSE, CALL_OPEN, FUNCTION_OPEN, Span, TagScanner, skip_space
+from .tool_json import JsonCall
+from .tool_schema import parameter_schemas
+from .tool_xml import XmlCall
 
 
 def new_call_id() -> str:
