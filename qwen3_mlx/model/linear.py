@@ -60,6 +60,22 @@ class Embedding(nn.Module):
         return mx.matmul(x, mx.swapaxes(self["weight"], 0, 1))
 
 
+class TransposedEmbedding(nn.Module):
+    """:class:`Embedding` with only ``weight_t [dims, vocab]`` contiguous: fast as a head, and a column is soon read."""
+
+    def __init__(self, weight_t: mx.array) -> None:
+        super().__init__()
+        self.weight_t = weight_t
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        columns = mx.take(self["weight_t"], tokens, axis=1)
+        return mx.transpose(columns, (*range(1, columns.ndim), 0))
+
+    def as_head(self, x: mx.array) -> mx.array:
+        """``x [..., dims]`` -> logits ``[..., vocab]``."""
+        return mx.matmul(x, self["weight_t"])
+
+
 class SwitchLinear(nn.Module):
     """A stack of linear layers, one per expert: ``weight [experts, out, in]``."""
 

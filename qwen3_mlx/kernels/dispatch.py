@@ -1,0 +1,106 @@
+"""Which implementation of each kernel runs, decided once when a model is loaded."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import mlx.core as mx
+
+from ..errors import InvalidRequest, Unavailable
+from ..types import KernelMode
+from . import reference, stock
+from .reference import Experts, Frequencies
+from .views import View
+
+ENVIRONMENT = "QWEN3_MLX_KERNELS"
+MODES: tuple[KernelMode, ...] = get_args(KernelMode)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The operations a model calls, with what they expect of its weights.
+
+    ``packed``: quantized weights stay packed; otherwise the loader unpacks them once, to ``dtype``. ``dtype``: what
+    weights that are not packed, and so activations, are kept in; ``None`` leaves them as stored. ``transposed``: linear
+    layers hold their weights as ``[in, out]``. The signatures and shapes of the operations are those of
+    :mod:`qwen3_mlx.kernels.reference`.
+    """
+
+    mode: KernelMode
+    packed: bool
+    dtype: mx.Dtype | None
+    transposed: bool
+    rms_norm: Callable[[mx.array, mx.array, float], mx.array]
+    rotation: Callable[[Frequencies, int, int], Any]
+    norm_rope: Callable[[mx.array, mx.array, float, Any], mx.array]
+    attend: Callable[[mx.array, View, float], mx.array]
+    swiglu: Callable[[mx.array, mx.array], mx.array]
+    route: Callable[[mx.array, int, bool], tuple[mx.array, mx.array]]
+    moe_swiglu: Callable[[mx.array, mx.array, mx.array, Experts, Experts], mx.array]
+    start: Callable[[int], Any]
+    write: Callable[[mx.array, mx.array, Any], mx.array]
+
+
+def resolve(mode: KernelMode = "auto") -> Kernels:
+    """The kernels for ``mode``; ``auto`` takes ``QWEN3_MLX_KERNELS`` if that is set, else what fits the device.
+
+    - ``reference``: stock MLX operations. On a CPU device weights are float32 and unpacked.
+    - ``metal``: packed weights and bf16 activations on Apple's GPU.
+    - ``emulate``: the policy of ``metal`` on any device, for tests; nothing is compiled.
+
+    Raises :class:`InvalidRequest` for an unknown mode and :class:`Unavailable` for ``metal`` without Metal.
+    """
+    origin = "kernels"
+    if mode == "auto" and os.environ.get(ENVIRONMENT):
+        origin, mode = ENVIRONMENT, os.environ[ENVIRONMENT]  # type: ignore[assignment]
+    if mode not in MODES:
+        raise InvalidRequest(f"{origin} must be one of {', '.join(MODES)}, not {mode!r}", param="kernels")
+    metal, gpu = mx.metal.is_available(), mx.default_device().type == mx.DeviceType.gpu
+    if mode == "metal" and not metal:
+        raise Unavailable(
+            "kernels='metal' needs an Apple GPU, and MLX finds none here: use 'auto' or 'reference', or 'emulate' to"
+            " test the same arithmetic"
+        )
+    if mode == "auto":
+        mode = "metal" if metal and gpu else "reference"
+    return _build(mode, gpu)
+
+
+@functools.cache
+def _build(mode: KernelMode, gpu: bool) -> Kernels:
+    if mode == "reference" and not gpu:
+        return Kernels(
+            mode=mode,
+            packed=False,
+            dtype=mx.float32,
+            transposed=True,
+            rms_norm=reference.rms_norm,
+            rotation=reference.rotation,
+            norm_rope=reference.norm_rope,
+            attend=reference.attend,
+            swiglu=reference.swiglu,
+            route=reference.route,
+            moe_swiglu=reference.moe_swiglu,
+            start=reference.start,
+            write=reference.write,
+        )
+    swiglu = reference.swiglu if mode == "emulate" else stock.compiled_swiglu()
+    return Kernels(
+        mode=mode,
+        packed=True,
+        dtype=None if mode == "reference" else mx.bfloat16,
+        transposed=False,
+        rms_norm=stock.rms_norm,
+        rotation=stock.rotation,
+        norm_rope=stock.norm_rope,
+        attend=stock.attend,
+        swiglu=swiglu,
+        route=reference.route,
+        moe_swiglu=functools.partial(reference.moe_swiglu, act=swiglu),
+        start=stock.start,
+        write=stock.write,
+    )

@@ -1,0 +1,166 @@
+"""Every kernel written out in plain MLX operations: what the others are tested against, and what a CPU runs.
+
+On a CPU device ``mx.fast.*`` has no kernels of its own and unfolds into dozens of small operations; these are the same
+formulas in fewer. One decode step (length 1) takes the short way wherever it has one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import mlx.core as mx
+
+from .views import QuantizedView, View, filled, unpacked
+
+# Pairs of a token and an expert from which sorting them by expert pays: each expert's weights are then read once.
+SORT_FROM = 64
+
+
+class Frequencies(NamedTuple):
+    """Rotary frequencies (radians per position) of a head's coordinates, float32.
+
+    ``periods [head_dim / 2]``: their reciprocals, as ``mx.fast.rope`` wants them; ``signed [head_dim]``: the negated
+    frequencies, then the frequencies.
+    """
+
+    periods: mx.array
+    signed: mx.array
+
+
+Activation = Callable[[mx.array, mx.array], mx.array]
+
+
+class Experts(Protocol):
+    """A stack of linear layers: ``x [..., rows, in]`` -> ``[..., rows, out]`` through the expert chosen for each
+    leading position; ``ordered`` promises ascending expert numbers."""
+
+    def __call__(self, x: mx.array, experts: mx.array, ordered: bool = False) -> mx.array: ...
+
+
+@functools.cache
+def _constant(value: float) -> mx.array:
+    """A float32 scalar made once: turning a Python number into an array costs as much as an operation."""
+    return mx.array(value, dtype=mx.float32)
+
+
+def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis, computed in float32 (Zhang and Sennrich 2019).
+
+    ``x [..., rows, dims]``; ``weight`` broadcasts against it.
+    """
+    if x.shape[-2] > 1:
+        return mx.multiply(mx.fast.rms_norm(x, None, eps), weight)
+    wide = x.astype(mx.float32)
+    # One row: mean(x^2) + eps is one matrix product.
+    mean = mx.addmm(_constant(eps), wide, mx.swapaxes(wide, -1, -2), alpha=1 / x.shape[-1])
+    return mx.multiply(mx.multiply(wide, mx.rsqrt(mean)).astype(x.dtype), weight)
+
+
+class Rotation(NamedTuple):
+    """Rotary embedding at the positions of one forward pass: ``cos``, ``sin [length, head_dim]``, the first half of
+    ``sin`` negated; ``swap [head_dim]`` exchanges the halves of a head."""
+
+    cos: mx.array
+    sin: mx.array
+    swap: mx.array
+
+
+@functools.cache
+def _swap(width: int) -> mx.array:
+    half = width // 2
+    return mx.array([*range(half, width), *range(half)])
+
+
+def rotation(frequencies: Frequencies, offset: int, length: int) -> Rotation:
+    """The rotation at positions ``offset ... offset + length - 1``, made once for all layers."""
+    if length == 1:
+        angles = mx.multiply(frequencies.signed, float(offset))
+    else:
+        angles = mx.multiply(mx.arange(offset, offset + length, dtype=mx.float32)[:, None], frequencies.signed)
+    return Rotation(mx.cos(angles), mx.sin(angles), _swap(frequencies.signed.shape[0]))
+
+
+def norm_rope(heads: mx.array, weight: mx.array, eps: float, rotation: Rotation) -> mx.array:
+    """Per-head RMSNorm, then rotary embedding: ``heads [batch, heads, length, head_dim]``, ``weight [heads, 1,
+    head_dim]``. Coordinate i of a head is rotated with coordinate i + head_dim / 2 (Su et al. 2021)."""
+    cos, sin, swap = rotation
+    normed = rms_norm(heads, weight, eps)
+    swapped = mx.take(normed, swap, axis=-1)
+    return mx.add(mx.multiply(normed, cos), mx.multiply(swapped, sin)).astype(heads.dtype)
+
+
+def attend(queries: mx.array, view: View, scale: float) -> mx.array:
+    """Causal attention of the last ``length`` positions over everything in ``view``.
+
+    ``queries [batch, q_heads, length, head_dim]`` -> the same shape; ``q_heads`` is a multiple of the view's heads.
+    """
+    dense = unpacked(view) if isinstance(view, QuantizedView) else view
+    keys, values = filled(dense.keys, dense.length), filled(dense.values, dense.length)
+    batch, heads, length, width = queries.shape
+    if length > 1:
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
+    # The query heads of one key head are rows of one matrix: no broadcast, no mask.
+    rows = mx.reshape(mx.multiply(queries, scale), (batch, keys.shape[1], -1, width))
+    weights = mx.softmax(mx.matmul(rows, mx.swapaxes(keys, 2, 3)), axis=-1, precise=True)
+    return mx.reshape(mx.matmul(weights, values), (batch, heads, 1, width))
+
+
+def swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    """``silu(gate) * up`` (Shazeer 2020)."""
+    return mx.multiply(mx.multiply(gate, mx.sigmoid(gate)), up)
+
+
+def route(logits: mx.array, top_k: int, normalise: bool) -> tuple[mx.array, mx.array]:
+    """``logits [rows, experts]`` -> the ``top_k`` experts of each row and their float32 weights, ``[rows, top_k]``.
+
+    Weights are the softmax over all experts, renormalised over the chosen ones if ``normalise``.
+    """
+    logits = logits.astype(mx.float32)
+    least = logits.shape[-1] - top_k
+    if normalise:
+        # renormalising a softmax over all is the softmax over the chosen
+        experts = _top(logits, least)
+        return experts, mx.softmax(mx.take_along_axis(logits, experts, axis=-1), axis=-1)
+    weights = mx.softmax(logits, axis=-1)
+    experts = _top(weights, least)
+    return experts, mx.take_along_axis(weights, experts, axis=-1)
+
+
+def _top(scores: mx.array, least: int) -> mx.array:
+    if least == 0:
+        return mx.argsort(scores, axis=-1)
+    return mx.split(mx.argpartition(scores, kth=least, axis=-1), [least], axis=-1)[1]
+
+
+def moe_swiglu(
+    x: mx.array, experts: mx.array, weights: mx.array, gate_up: Experts, down: Experts, act: Activation = swiglu
+) -> mx.array:
+    """The weighted sum of SwiGLU experts: ``x [rows, dims]``, ``experts`` and ``weights [rows, top_k]`` -> ``[rows,
+    dims]``. ``gate_up`` yields gate and up side by side."""
+    rows, top_k = experts.shape
+    if rows * top_k < SORT_FROM:
+        spread = mx.reshape(x, (rows, 1, 1, -1))
+        gate, up = mx.split(gate_up(spread, experts), 2, axis=-1)
+        out = mx.reshape(down(act(gate, up), experts), (rows, top_k, -1))
+    else:
+        flat = mx.flatten(experts)
+        order = mx.argsort(flat)
+        flat = mx.take(flat, order)
+        spread = mx.expand_dims(mx.take(x, mx.floor_divide(order, top_k), axis=0), 1)
+        gate, up = mx.split(gate_up(spread, flat, True), 2, axis=-1)
+        out = mx.take(down(act(gate, up), flat, True), mx.argsort(order), axis=0)
+        out = mx.reshape(out, (rows, top_k, -1))
+    return mx.squeeze(mx.matmul(mx.expand_dims(weights.astype(out.dtype), 1), out), 1)
+
+
+def start(offset: int) -> mx.array:
+    """The position at which a step writes to the cache, in the form ``write`` takes; one for all layers."""
+    return mx.array([offset])
+
+
+def write(buffer: mx.array, new: mx.array, start: mx.array) -> mx.array:
+    """``buffer [batch, heads, capacity, ...]`` with ``new [batch, heads, length, ...]`` at the start position; in
+    place when nothing else holds the buffer."""
+    return mx.slice_update(buffer, new, start, (2,))

@@ -1,0 +1,91 @@
+"""Qwen3, dense and MoE: token ids in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..cache.kv import KVCache, Uncached
+from ..config import ModelConfig
+from ..kernels import Kernels, resolve
+from .attention import LayerCache
+from .block import Block
+from .fuse import transpose
+from .linear import Embedding, Linear, RMSNorm
+from .rope import frequencies
+
+
+class Decoder(nn.Module):
+    """Everything but the head; the ``model.`` of checkpoint names."""
+
+    def __init__(self, config: ModelConfig, kernels: Kernels) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [Block(config, kernels, index) for index in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config.hidden_size)
+        self._frequencies = frequencies(config.rope, config.head_dim)
+        self.eps = config.rms_norm_eps
+        self.kernels = kernels
+
+    def __call__(self, tokens: mx.array, offset: int, caches: Sequence[LayerCache]) -> mx.array:
+        rotation = self.kernels.rotation(self["_frequencies"], offset, tokens.shape[1])
+        x = self["embed_tokens"](tokens)
+        for block, cache in zip(self["layers"], caches, strict=True):
+            x = block(x, rotation, cache)
+        return self.kernels.rms_norm(x, self["norm"]["weight"], self.eps)
+
+
+class Qwen3(nn.Module):
+    """The model of ``config``, with lazy weights: nothing is allocated before something is evaluated.
+
+    ``kernels`` (by default those of ``resolve("auto")``) run it. Load weights into the tree of checkpoint names, then
+    call :meth:`fuse`.
+    """
+
+    def __init__(self, config: ModelConfig, kernels: Kernels | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.kernels = kernels or resolve()
+        self.model = Decoder(config, self.kernels)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
+
+    def __call__(self, tokens: mx.array, cache: KVCache | None = None) -> mx.array:
+        """Token ids ``[batch, length]`` -> logits ``[batch, length, vocab]``.
+
+        With a cache, the tokens follow those it holds, and are added to it.
+        """
+        return self.head(self.hidden(tokens, cache))
+
+    def hidden(self, tokens: mx.array, cache: KVCache | None = None) -> mx.array:
+        """Token ids ``[batch, length]`` -> ``[batch, length, hidden]`` after the final norm."""
+        if cache is None:
+            return self["model"](tokens, 0, [Uncached()] * self.config.num_hidden_layers)
+        return self["model"](tokens, cache.offset, cache.layers)
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """``[..., hidden]`` -> logits ``[..., vocab]``."""
+        if self.config.tie_word_embeddings:
+            return self["model"]["embed_tokens"].as_head(hidden)
+        return self["lm_head"](hidden)
+
+    def fuse(self) -> None:
+        """Join projections that read the same input, and lay weights out for the device; call once, after loading.
+
+        Evaluates layer by layer and lets go of each layer's originals, so that at most one layer is held twice (unless
+        the caller keeps references to them). The results are the same to the bit, but parameters no longer carry
+        checkpoint names.
+        """
+        for block in self.model.layers:
+            block.self_attn.fuse()
+            block.mlp.fuse()
+            mx.eval(block.parameters())
+            if self.kernels.transposed:
+                transpose(block)
+        if self.kernels.transposed:
+            transpose(self.model, deep=False)
+            transpose(self, deep=False)
+        mx.eval(self.parameters())
+        mx.clear_cache()
