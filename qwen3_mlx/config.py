@@ -50,17 +50,18 @@ _HONOURED_MOE = _names(
 # Keys that say nothing about what a forward pass computes: bookkeeping, training, generation defaults (those that count
 # are read from generation_config.json and the tokenizer), what transformers' base class writes into every config.
 _IRRELEVANT = _names(
-    "_name_or_path name_or_path transformers_version torch_dtype dtype use_cache initializer_range attention_dropout"
-    " max_window_layers sliding_window bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id"
-    " tokenizer_class model_max_length _attn_implementation _attn_implementation_autoset attn_implementation"
-    " output_attentions output_hidden_states return_dict torchscript use_bfloat16 tf_legacy_loss is_decoder"
-    " chunk_size_feed_forward tie_encoder_decoder id2label label2id num_labels problem_type finetuning_task prefix"
-    " task_specific_params max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature"
-    " top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size"
-    " bad_words_ids num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id"
-    " remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens pretraining_tp"
-    " output_router_logits router_aux_loss_coef router_jitter_noise unsloth_fixed unsloth_version"
-    " transformers.js_config hidden_dropout residual_dropout embd_pdrop gradient_checkpointing _commit_hash license"
+    "_name_or_path name_or_path transformers_version torch_dtype dtype use_cache initializer_range"
+    " attention_dropout max_window_layers sliding_window bos_token_id eos_token_id pad_token_id sep_token_id"
+    " decoder_start_token_id tokenizer_class model_max_length _attn_implementation _attn_implementation_autoset"
+    " attn_implementation output_attentions output_hidden_states return_dict torchscript use_bfloat16"
+    " tf_legacy_loss is_decoder chunk_size_feed_forward tie_encoder_decoder id2label label2id num_labels"
+    " problem_type finetuning_task prefix task_specific_params max_length min_length do_sample early_stopping"
+    " num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty"
+    " length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences"
+    " output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values"
+    " exponential_decay_length_penalty suppress_tokens begin_suppress_tokens pretraining_tp output_router_logits"
+    " router_aux_loss_coef router_jitter_noise unsloth_fixed unsloth_version transformers.js_config hidden_dropout"
+    " residual_dropout embd_pdrop gradient_checkpointing _commit_hash license"
 )
 
 # Keys that would change the numbers, with the values under which they do not.
