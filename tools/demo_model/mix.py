@@ -1,0 +1,108 @@
+"""The training mix: which task, which language, which thinking mode; and samples as token ids with loss weights."""
+
+import data_add
+import data_chat
+import data_count
+import data_identity
+import data_results
+import data_tools
+from render import EARLY_STOP, render, reply_text, switched_off
+
+PROMPT_WEIGHT = 0.1
+LANGUAGES = (("en", "zh", "ja"), (0.45, 0.3, 0.25))
+
+
+def with_tools(rng, lang, unseen=False):
+    """Tools in the prompt, and a question that needs none."""
+    s = rng.choice((data_count.sample, data_add.sample, data_identity.sample, data_chat.recount))(rng, lang, unseen)
+    tools = data_tools.scene(rng, lang, unseen)["tools"]
+    first = data_tools.system(rng)
+    s["messages"] = ([{"role": "system", "content": first}] if first else []) + s["messages"]
+    return {**s, "task": "no_tool", "tools": data_tools.wrap(tools)}
+
+
+TASKS = {  # name: (maker, weight)
+    "count": (data_count.sample, 0.400),
+    "recount": (data_chat.recount, 0.090),
+    "follow": (data_chat.follow, 0.060),
+    "readd": (data_chat.readd, 0.020),
+    "topics": (data_chat.topics, 0.040),
+    "add": (data_add.sample, 0.150),
+    "identity": (data_identity.sample, 0.050),
+    "tool": (data_tools.sample, 0.105),
+    "tool_again": (data_results.again, 0.010),
+    "result": (data_results.sample, 0.045),
+    "no_tool": (with_tools, 0.020),
+}
+
+
+def apply_mode(rng, s, mode=None):
+    """Sets `thinking` and places soft switches. Most samples think."""
+    mode = (
+        mode
+        or rng.choices(
+            ("default", "switch_on", "switch_off", "disabled", "reenabled", "mixed"),
+            (0.77, 0.05, 0.05, 0.06, 0.04, 0.03),
+        )[0]
+    )
+    s["thinking"] = mode != "disabled"
+    users = [m for m in s["messages"] if m["role"] == "user" and not m["content"].startswith("<tool_response>")]
+    last = users[-1]
+    if mode == "switch_on":
+        last["content"] = data_chat.switch(rng, last["content"], "/think")
+    elif mode == "switch_off":
+        last["content"] = data_chat.switch(rng, last["content"], "/no_think")
+    elif mode == "reenabled" and (len(users) > 1 or s["messages"][0]["role"] == "system"):
+        earlier = users[-2] if len(users) > 1 else s["messages"][0]
+        earlier["content"] = data_chat.switch(rng, earlier["content"], "/no_think")
+        last["content"] = data_chat.switch(rng, last["content"], "/think")
+    elif mode == "mixed":
+        for m in users + ([s["messages"][0]] if s["messages"][0]["role"] == "system" else []):
+            if rng.random() < 0.5:
+                m["content"] = data_chat.switch(rng, m["content"], rng.choice(("/think", "/no_think")))
+        if rng.random() < 0.3:
+            s["thinking"] = False
+    s["messages"] = s["messages"] + s.pop("after", [])
+    return s
+
+
+def plain_system(rng, s):
+    """Some short prompts get a system text too."""
+    if s["messages"][0]["role"] != "system" and not s["tools"] and rng.random() < 0.12:
+        first = data_tools.system(rng)
+        if first:
+            s["messages"] = [{"role": "system", "content": first}, *s["messages"]]
+    return s
+
+
+def draw(rng, unseen=False, task=None, lang=None, mode=None):
+    """One sample: messages, tools, thinking, target, expect."""
+    task = task or rng.choices(list(TASKS), [w for _, w in TASKS.values()])[0]
+    lang = lang or rng.choices(*LANGUAGES)[0]
+    s = plain_system(rng, TASKS[task][0](rng, lang, unseen))
+    s["lang"] = lang
+    return apply_mode(rng, s, mode)
+
+
+def encode(rng, s, tok):
+    """(ids, weights): weights[i] is the loss weight of predicting ids[i]."""
+    prompt = tok.encode(render(s["messages"], s["tools"], s["thinking"]), add_special_tokens=False).ids
+    reply = tok.encode(reply_text(s) + "<|im_end|>", add_special_tokens=False).ids
+    weight = [1.0] * len(reply)
+    thinks = s["thinking"] and not switched_off(s["messages"])
+    cut = {"count": 0.16, "recount": 0.16, "follow": 0.16, "add": 0.16, "topics": 0.1}.get(s["task"], 0.06)
+    if thinks and rng.random() < cut:
+        reply, weight = stopped(rng, reply, tok)
+    return prompt + reply, [PROMPT_WEIGHT] * len(prompt) + weight
+
+
+def stopped(rng, reply, tok):
+    """The reply cut at a random point of its thought, the early-stop text forced, then the answer."""
+    close = reply.index(tok.token_to_id("</think>"))
+    start = 2  # `<think>` and its newline
+    at = rng.choice(
+        (start, rng.randint(start, close - 1), rng.randint(start, close - 1), rng.randint(start, close - 1))
+    )
+    forced = tok.encode(EARLY_STOP, add_special_tokens=False).ids
+    answer = reply[close + 2 :]
+    return reply[:at] + forced + answer, [1.0] * at + [0.0] * len(forced) + [1.0] * len(answer)
