@@ -88,8 +88,8 @@ class ToyVocabulary:
         ends = sorted({c for c in cuts if 0 < c < len(data)} | {0, len(data)})
         return [self.token(data[a:b]) for a, b in itertools.pairwise(ends)]
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        return b"".join(self._pieces[t] for t in tokens).decode("utf-8", "replace")
+    def decode_bytes(self, tokens: Sequence[int]) -> bytes:
+        return b"".join(self._pieces[t] for t in tokens)
 
     def detokenizer(self) -> ToyDetokenizer:
         return ToyDetokenizer(self._pieces)
