@@ -45,7 +45,11 @@ class Detokenizer:
             if text is not None:
                 return text
         text = self._decoder.decode(self._table.token_bytes(token))
-        self._pending = bool(self._decoder.getstate()[0])
+        held = self._decoder.getstate()[0]
+        if len(held) == 2 and held[0] == 0xED and held[1] >= 0xA0:
+            # Half a surrogate pair written as UTF-8, never a character. Python's decoder waits for a third byte.
+            return text + self.finish()
+        self._pending = bool(held)
         return text
 
     def finish(self) -> str:
