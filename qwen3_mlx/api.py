@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
     from .config import ModelConfig
-    from .engine.runner import Runner
     from .model.qwen3 import Qwen3 as Model
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
@@ -77,21 +76,16 @@ class Qwen3:
         if kv_bits not in (None, 4, 8):
             raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
         folder = hub.resolve(str(name_or_path))
-        from .weights import load_model  # the first import of mlx; a wrong name fails before it
+        from .engine.runner import Runner  # the first import of mlx; a wrong name fails before it
+        from .weights import load_model
 
         tokenizer = Tokenizer.from_folder(folder)
         template = ChatTemplate.from_folder(folder)
         defaults = Defaults.from_folder(folder)
         model, config = load_model(folder, bits=bits, kernels=kernels)
         context = _context(context, config)
-
-        def make_runner() -> Runner:
-            from .engine.runner import Runner
-
-            return Runner(model, config, kv_bits)
-
         engine = LocalEngine(
-            make_runner,
+            Runner(model, config, kv_bits),
             tokenizer,
             context=context,
             vocab_size=config.vocab_size,

@@ -6,7 +6,7 @@ import math
 
 import mlx.core as mx
 
-from ..cache.kv import KVCache
+from ..cache.kv import KVCache, kv_group_size
 from ..config import ModelConfig
 from ..errors import EngineError
 from ..model.qwen3 import Qwen3 as Model
@@ -16,18 +16,23 @@ from .row import Draw, Row
 
 
 class Runner:
-    """Runs rows on a model. Everything here happens on the engine's one thread (MLX streams are thread-local)."""
+    """Runs rows on a model. ``kv_bits`` (8 or 4) keeps their caches packed; InvalidRequest where heads do not divide.
+
+    Rows are run on the engine's one thread: MLX streams are thread-local.
+    """
 
     def __init__(self, model: Model, config: ModelConfig, kv_bits: int | None = None) -> None:
         self.model = model
         self.config = config
         self.kv_bits = kv_bits
+        if kv_bits is not None:
+            kv_group_size(config.head_dim, kv_bits)
 
     def start(self, row: Row) -> None:
         """Give the row its cache and its sampler."""
         params = row.request.params
         seed = fresh_seed() if params.seed is None else params.seed
-        row.cache = KVCache(self.config, batch=1, kv_bits=self.kv_bits)
+        row.cache = KVCache(self.config, kv_bits=self.kv_bits, kernels=self.model.kernels)
         row.sampler = Sampler([params], [seed], self.config.vocab_size)
         row.state = row.sampler.start([row.request.prompt])
 

@@ -15,6 +15,7 @@ class EventStream:
     def __init__(self, engine: Engine, request: Request) -> None:
         self._events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self._ended = False
+        self._engine = engine  # which ends with its last reference
         self._ticket = engine.submit(request, self._events.put)
 
     def __iter__(self) -> EventStream:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +24,8 @@ CONTEXT = 300
 
 
 def engine(runner: ToyRunner, *, max_rows: int = 1, chunk: int = 16, context: int = CONTEXT) -> LocalEngine:
-    make: Any = lambda: runner  # noqa: E731
-    return LocalEngine(make, ToyVocabulary(), context=context, vocab_size=2000, max_rows=max_rows, chunk=chunk)
+    toy: Any = runner
+    return LocalEngine(toy, ToyVocabulary(), context=context, vocab_size=2000, max_rows=max_rows, chunk=chunk)
 
 
 def answer(text: str, thought: str | None = None) -> Next:
@@ -134,17 +136,6 @@ def test_a_failure_is_the_request_s_own() -> None:
     local.close()
 
 
-def test_an_engine_whose_model_cannot_start_says_so_to_everyone() -> None:
-    def broken() -> Any:
-        raise RuntimeError("no device")
-
-    local = LocalEngine(broken, ToyVocabulary(), context=10, vocab_size=300)
-    for _ in range(2):
-        with pytest.raises(EngineError, match="no device"):
-            list(EventStream(local, request(prompt=[63])))
-    local.close()
-
-
 def test_cancelling_stops_within_a_step_and_frees_the_row() -> None:
     gate = threading.Semaphore(0)
     local = engine(ToyRunner(lambda tokens: 97 if 66 in tokens else EOS, gate=gate), context=10_000)
@@ -211,6 +202,18 @@ def test_closing_ends_what_runs_and_refuses_what_comes() -> None:
     assert isinstance(finished, Finished) and finished.finish_reason == "cancelled"
     with pytest.raises(EngineError, match="closed"):
         EventStream(local, request(prompt=[65]))
+
+
+def test_an_engine_ends_with_its_last_reference() -> None:
+    runner = ToyRunner(answer("yes"))
+    stream = EventStream(engine(runner), request(prompt=[63]))
+    assert text(list(stream)) == "yes", "a stream keeps its engine"
+    (thread,) = (t for t in threading.enumerate() if t.name == "qwen3-engine")
+    gone = weakref.ref(runner)
+    del stream, runner
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive() and gone() is None
 
 
 def test_asyncio_streams_side_by_side_and_cancels() -> None:

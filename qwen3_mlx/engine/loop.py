@@ -1,0 +1,141 @@
+"""The token loop: schedule, run, sweep. Lives on the engine's thread and nowhere else.
+
+It runs one step ahead: while a token is read and judged by its controller, the device already computes the next one.
+When the controller forces or stops, that early draw is thrown away (the cache holds only tokens that were read, so
+there is nothing to trim).
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..control.controller import Emit, Force, Stop
+from ..errors import EngineError, QwenError
+from ..types import Event, Finished, FinishReason
+from .row import Row
+from .scheduler import Plan, Scheduler
+
+if TYPE_CHECKING:
+    from .runner import Runner
+
+
+class TokenLoop:
+    """Takes rows from ``inbox`` and plays them to their end; ``None`` in the inbox ends the loop.
+
+    ``context`` bounds prompt and answer of a row together, in tokens.
+    """
+
+    def __init__(self, runner: Runner, scheduler: Scheduler[Row], context: int, load_s: float) -> None:
+        self.inbox: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+        self._runner = runner
+        self._scheduler = scheduler
+        self._context = context
+        self._load_s = load_s
+
+    def serve(self) -> None:
+        while self._receive():
+            plan = self._scheduler.plan()
+            self._run(plan)
+            self._sweep()
+        for row in [*self._scheduler.running, *self._scheduler.waiting]:
+            self._end(row, "cancelled")
+
+    def _receive(self) -> bool:
+        """Take in new rows; waits for one when there is nothing to run. False when the engine closes."""
+        idle = not self._scheduler.running and not self._scheduler.waiting
+        while idle or not self.inbox.empty():
+            row = self.inbox.get()
+            if row is None:
+                return False
+            self._scheduler.add(row)
+            idle = False
+        return True
+
+    def _run(self, plan: Plan[Row]) -> None:
+        for row in plan.decode:
+            self._guard(row, self._decode)
+        if plan.prefill is not None:
+            row, count = plan.prefill
+            self._guard(row, lambda row: self._prefill(row, count))
+
+    def _guard(self, row: Row, work: Callable[[Row], None]) -> None:
+        if row.cancelled:
+            row.closing = "cancelled"
+        if row.closing is not None:
+            return
+        try:
+            work(row)
+        except Exception as error:  # whatever it is, it is this row's own
+            self._fail(row, error)
+
+    def _prefill(self, row: Row, count: int) -> None:
+        if row.cache is None:
+            row.clock.started = time.perf_counter()
+            self._runner.start(row)
+            self._apply(row, row.controller.start())
+        self._runner.prefill(row, count)
+
+    def _decode(self, row: Row) -> None:
+        drawn = row.ahead
+        assert drawn is not None and row.cache is not None
+        full = row.cache.offset >= self._context
+        if full:
+            row.ahead = None
+        else:
+            self._runner.decode(row)
+        token, logprob = self._runner.read(drawn)
+        row.clock.last = time.perf_counter()
+        row.clock.first = row.clock.first or row.clock.last
+        row.sampled += 1
+        self._apply(row, row.controller.step(token, logprob))
+        if full and row.closing is None:
+            row.closing = "length"
+
+    def _apply(self, row: Row, outcome: Emit | Force | Stop) -> None:
+        for event in outcome.events:
+            row.send(event)
+        if isinstance(outcome, Force):
+            self._runner.force(row, outcome.tokens)
+            assert row.cache is not None
+            if row.cache.offset + row.pending >= self._context:
+                row.closing = "length"
+        elif isinstance(outcome, Stop):
+            self._finish(row, outcome.reason)
+
+    def _sweep(self) -> None:
+        """End the rows that a bound or a cancellation closes, wherever they are."""
+        for row in [*self._scheduler.running, *self._scheduler.waiting]:
+            if row.cancelled:
+                row.closing = "cancelled"
+            if row.closing is not None:
+                self._end(row, row.closing)
+
+    def _end(self, row: Row, reason: FinishReason) -> None:
+        """Release what the controller still holds back, then finish."""
+        try:
+            events: tuple[Event, ...] = row.controller.finish(reason)
+        except Exception as error:
+            self._fail(row, error)
+            return
+        for event in events:
+            row.send(event)
+        self._finish(row, reason)
+
+    def _finish(self, row: Row, reason: FinishReason) -> None:
+        prompt_tokens = len(row.request.prompt)
+        usage = row.controller.usage(prompt_tokens, 0)
+        self._scheduler.remove(row)
+        row.cache = row.ahead = None
+        row.send(Finished(reason, usage, row.clock.timings(self._load_s, prompt_tokens, row.sampled)))
+
+    def _fail(self, row: Row, error: Exception) -> None:
+        self._scheduler.remove(row)
+        row.cache = row.ahead = None
+        if not isinstance(error, QwenError):
+            wrapped = EngineError(f"generation failed: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            error = wrapped
+        row.send(error)
