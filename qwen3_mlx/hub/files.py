@@ -24,13 +24,18 @@ SMALL = (
     INDEX,
 )
 
+_PLAIN = re.compile(r"[\w.-]+\.safetensors")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 
 def indexed(index: Path) -> list[str]:
-    """The weight files an index names, sorted. An index that cannot be read names none: its loader will say why."""
+    """The weight files an index names, sorted. An index that cannot be read names none: its loader will say why.
+
+    An index is a stranger's text and its names become paths, so one that leads out of its folder counts as broken.
+    """
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return names if all(_PLAIN.fullmatch(name) for name in names) else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 

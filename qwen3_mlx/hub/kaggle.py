@@ -8,30 +8,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import ModelNotFound, QwenError, Unavailable
+from ..errors import ModelNotFound, Unavailable
 from . import files, names, network
 
 
 def fetch(handle: str, say: Callable[[str], None]) -> Path:
     """The folder of ``handle``, downloaded file by file if it is not cached. Raises as ``huggingface.fetch`` does.
 
-    A handle without a version means the newest one; with no network, the newest one that is whole in the cache.
+    A handle without a version means the newest one in the cache, or else the newest there is.
     """
+    if (folder := _cached(handle)) is not None:
+        return folder
     # The library talks on stdout, and binds it when it is imported: an answer's stdout must stay the answer's.
     with contextlib.redirect_stdout(sys.stderr):
         try:
             from kagglehub import model_download
         except ImportError as error:
             raise Unavailable("kaggle: names need its library: pip install 'qwen3-mlx[kaggle]'") from error
-        cached = _cached(handle)
-        if cached is not None and handle.count("/") == 4:
-            return cached
-        try:
-            return _download(handle, model_download, say)
-        except Unavailable:
-            if cached is not None:
-                return cached
-            raise
+        return _download(handle, model_download, say)
 
 
 def _cache_folder() -> Path:
@@ -66,13 +60,13 @@ def _download(handle: str, model_download: Callable[..., str], say: Callable[[st
         started, folder = True, Path(first).parent
         pinned = handle if handle.count("/") == 4 else f"{handle}/{folder.name}"
         for name in files.SMALL[1:]:
-            _optional(model_download, pinned, name, remote)
+            _fetch_if_there(model_download, pinned, name, remote)
         total, quantized = files.indexed_bytes(folder / files.INDEX), files.quantized(folder)
         for line in names.before_download(handle, total, quantized=quantized, into=remote.cache, prefix="kaggle:"):
             say(line)
         for name in files.indexed(folder / files.INDEX) or ["model.safetensors"]:
             if files.truncated(folder / name):
-                model_download(pinned, path=name)
+                _fetch_if_there(model_download, pinned, name, remote)
     except Exception as error:
         network.explain(error, handle, remote, started=started)
     if lacking := files.missing(folder):
@@ -80,14 +74,10 @@ def _download(handle: str, model_download: Callable[..., str], say: Callable[[st
     return folder
 
 
-def _optional(model_download: Callable[..., str], handle: str, name: str, remote: network.Remote) -> None:
-    """Fetch a file that a checkpoint may do without; the absence of one is learned by asking."""
+def _fetch_if_there(model_download: Callable[..., str], handle: str, name: str, remote: network.Remote) -> None:
+    """Fetch one file. What a handle holds is learned only by asking; what was needed and absent is told at the end."""
     try:
         model_download(handle, path=name)
     except Exception as error:
-        try:
+        with contextlib.suppress(ModelNotFound):
             network.explain(error, handle, remote, started=True)
-        except ModelNotFound:
-            return
-        except QwenError as explained:
-            raise explained from error

@@ -1,4 +1,4 @@
-"""A stand-in for Hugging Face on loopback: the few endpoints its client uses, and the ways a real one goes wrong."""
+"""Stand-ins for the hubs on loopback: the few endpoints their clients use, and the ways a real one goes wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -39,9 +39,9 @@ class Hub:
 
 
 @contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
-    """The stand-in listening on a free port of 127.0.0.1; ``hub.url`` is its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+def serving(hub: Hub, handler: type[Handler] | None = None) -> Iterator[Hub]:
+    """The stand-in (for Hugging Face, unless told) on a free port of 127.0.0.1; ``hub.url`` is its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (handler or HuggingFace,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True)
     thread.start()
@@ -52,7 +52,9 @@ def serving(hub: Hub) -> Iterator[Hub]:
         server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """What the stand-ins have in common: a log of requests, refusals, ranges, and transfers that are cut."""
+
     hub: Hub
     protocol_version = "HTTP/1.1"
 
@@ -60,59 +62,43 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
-        self._answer()
+        self._begin()
 
     def do_GET(self) -> None:
-        self._answer()
+        self._begin()
 
-    def _answer(self) -> None:
-        hub, path = self.hub, urlsplit(self.path).path
-        hub.requests.append((self.command, path, {name.lower(): value for name, value in self.headers.items()}))
-        if hub.refusal is not None:
-            return self._send(hub.refusal[0], b"{}", {"X-Error-Code": hub.refusal[1]})
-        if hub.token is not None and self.headers.get("Authorization") != f"Bearer {hub.token}":
-            return self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
-            return self._repo(match[1], self._info)
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
-            return self._repo(match[1], self._tree)
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            return self._file(hub.repos.get(match[1], {}), unquote(match[2]))
-        self._send(404, b"{}")
+    def do_POST(self) -> None:
+        self._begin()
 
-    def _repo(self, name: str, answer: Any) -> None:
-        if name not in self.hub.repos:
-            return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        body = json.dumps(answer(name, self.hub.repos[name])).encode()
-        self._send(200, body, {"Content-Type": "application/json"})
+    def _begin(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.hub.requests.append((self.command, unquote(self.path), headers))
+        if self.hub.refusal is not None:
+            return self.send(self.hub.refusal[0], b"{}", {"X-Error-Code": self.hub.refusal[1]})
+        if self.hub.token is not None and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            return self.send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
+        self.answer(urlsplit(self.path).path)
 
-    def _size(self, path: str, content: bytes) -> int:
-        return self.hub.announced.get(path, len(content))
+    def answer(self, path: str) -> None:
+        """Answer a request that is neither refused nor lacks its token."""
+        raise NotImplementedError
 
-    def _info(self, name: str, files: dict[str, bytes]) -> dict[str, Any]:
-        siblings = [{"rfilename": path, "size": self._size(path, content)} for path, content in files.items()]
-        return {"id": name, "sha": COMMIT, "siblings": siblings}
+    def send_json(self, value: Any, status: int = 200) -> None:
+        self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _tree(self, name: str, files: dict[str, bytes]) -> list[dict[str, Any]]:
-        return [
-            {"type": "file", "path": path, "size": len(content), "oid": _etag(content)}
-            for path, content in files.items()
-        ]
-
-    def _file(self, files: dict[str, bytes], path: str) -> None:
-        if path not in files:
-            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-        content = files[path]
-        headers = {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+    def send_file(self, name: str, content: bytes, headers: dict[str, str]) -> None:
+        """A file, from where the request's range starts, and only half of it while it is to be cut."""
+        headers |= {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
         start = int(match[1]) if (match := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) else 0
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        cut = self.command == "GET" and self.hub.cuts.get(path, 0) > 0
+        cut = self.command == "GET" and self.hub.cuts.get(name, 0) > 0
         if cut:
-            self.hub.cuts[path] -= 1
-        self._send(206 if start else 200, content[start:], headers, cut=cut)
+            self.hub.cuts[name] -= 1
+        self.send(206 if start else 200, content[start:], headers, cut=cut)
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+    def send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -123,6 +109,78 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if cut else body)
         if cut:
             self.close_connection = True
+
+
+class HuggingFace(Handler):
+    """A model's information, the tree of a commit, and its files."""
+
+    def answer(self, path: str) -> None:
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
+            return self._repo(match[1], self._info)
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
+            return self._repo(match[1], self._tree)
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+            return self._file(self.hub.repos.get(match[1], {}), unquote(match[2]))
+        self.send(404, b"{}")
+
+    def _repo(self, name: str, answer: Any) -> None:
+        if name not in self.hub.repos:
+            return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        self.send_json(answer(name, self.hub.repos[name]))
+
+    def _info(self, name: str, files: dict[str, bytes]) -> dict[str, Any]:
+        sizes = {path: self.hub.announced.get(path, len(content)) for path, content in files.items()}
+        siblings = [{"rfilename": path, "size": size} for path, size in sizes.items()]
+        return {"id": name, "sha": COMMIT, "siblings": siblings}
+
+    def _tree(self, name: str, files: dict[str, bytes]) -> list[dict[str, Any]]:
+        return [
+            {"type": "file", "path": path, "size": len(content), "oid": _etag(content)}
+            for path, content in files.items()
+        ]
+
+    def _file(self, files: dict[str, bytes], path: str) -> None:
+        if path not in files:
+            return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        self.send_file(path, files[path], {"ETag": f'"{_etag(files[path])}"', "X-Repo-Commit": COMMIT})
+
+
+class ModelScope(Handler):
+    """A repository's list of files, and the files."""
+
+    def answer(self, path: str) -> None:
+        match = re.fullmatch(r"/api/v1/models/([^/]+/[^/]+)/repo(/files)?", path)
+        files = self.hub.repos.get(match[1]) if match else None
+        if match is None or files is None:
+            return self.send_json({"Code": 10010205001, "Message": "not found", "Success": False}, 404)
+        if match[2]:
+            listed = [
+                {"Path": path, "Type": "blob", "Size": len(content), "Sha256": hashlib.sha256(content).hexdigest()}
+                for path, content in files.items()
+            ]
+            return self.send_json({"Code": 200, "Success": True, "Data": {"Files": listed}})
+        name = parse_qs(urlsplit(self.path).query)["FilePath"][0]
+        self.send_file(name, files[name], {})
+
+
+class Kaggle(Handler):
+    """The newest version of a model, and its files: asked for by POST, fetched where a redirect leads."""
+
+    VERSION = 3
+
+    def answer(self, path: str) -> None:
+        if path.startswith("/storage/"):
+            _, owner, model, framework, variation, name = path.removeprefix("/storage").split("/")
+            return self.send_file(name, self.hub.repos["/".join((owner, model, framework, variation))][name], {})
+        asked = json.loads(self.body)
+        framework = asked["framework"].removeprefix("MODEL_FRAMEWORK_").lower()
+        handle = "/".join((asked["ownerSlug"], asked["modelSlug"], framework, asked["instanceSlug"]))
+        files = self.hub.repos.get(handle, {})
+        if path == "/v1/models.ModelApiService/GetModelInstance" and files:
+            return self.send_json({"versionNumber": self.VERSION, "slug": asked["instanceSlug"]})
+        if path == "/v1/models.ModelApiService/DownloadModelInstanceVersion" and asked.get("path") in files:
+            return self.send(302, b"", {"Location": f"/storage/{handle}/{asked['path']}"})
+        self.send_json({"code": 404, "message": "not found"}, 404)
 
 
 def _etag(content: bytes) -> str:

@@ -32,7 +32,9 @@ def test_a_shard_that_only_the_others_names_tell_of(tmp_path: Path) -> None:
     assert files.missing(tmp_path) == ["model-00002-of-00002.safetensors"]
 
 
-@pytest.mark.parametrize("index", [b"", b"[]", b"{}", b'{"weight_map": 3}', b"\xff"])
+@pytest.mark.parametrize(
+    "index", [b"", b"[]", b"{}", b'{"weight_map": 3}', b"\xff", b'{"weight_map": {"w": "../../home/x.safetensors"}}']
+)
 def test_a_broken_index_names_no_file(tmp_path: Path, index: bytes) -> None:
     folder = write(tmp_path, {files.INDEX: index})
     assert files.indexed(folder / files.INDEX) == [] and files.indexed_bytes(folder / files.INDEX) == 0
