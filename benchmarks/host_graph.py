@@ -1,0 +1,221 @@
+"""Host time to build one decode step's graph, nothing evaluated, against mlx-lm.
+
+    python -m benchmarks.host_graph [--runs 200] [--position 1000]
+
+On a GPU this work in Python hides behind the computation only as long as it is shorter. It depends on the number of
+layers and not on their widths, so the models here have the released layer counts, head ratios and numbers of experts,
+and small widths. Each is measured in three settings:
+
+- ``cpu``: float weights on this machine, each side as it would run here;
+- ``mx.fast``: 4-bit weights and the operations that a GPU gets (on a CPU each ``mx.fast`` call unfolds into many nodes);
+- ``one node``: the same with every ``mx.fast`` call replaced by a single node on both sides, which is the closest to
+  a GPU's graph that a CPU can build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from qwen3_mlx.cache.kv import KVCache
+from qwen3_mlx.config import ModelConfig, QuantSpec
+from qwen3_mlx.kernels import resolve
+from qwen3_mlx.model.linear import QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear
+from qwen3_mlx.model.qwen3 import Qwen3
+from qwen3_mlx.names import groups
+from qwen3_mlx.types import KernelMode
+
+_COMMON = {
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "head_dim": 64,
+    "vocab_size": 256,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 40960,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "30B-A3B": {
+        **_COMMON,
+        "model_type": "qwen3_moe",
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 64,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+    "8B": {
+        **_COMMON,
+        "model_type": "qwen3",
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+}
+
+Build = Callable[[], None]
+
+
+def weights(config: ModelConfig) -> dict[str, mx.array]:
+    """Small constant weights under MLX's names; their values do not matter, nothing is computed."""
+    return {f"{leaf.path}.weight": mx.full(leaf.shape, 0.01) for group in groups(config) for leaf in group}
+
+
+def ours(config: ModelConfig, mode: KernelMode, packed: bool, position: int) -> Build:
+    """A function that builds one step of our model at ``position`` and leaves the cache as it was."""
+    model = Qwen3(config, resolve(mode))
+    model.load_weights(list(weights(config).items()))
+    if packed:
+        for group in groups(config):
+            for leaf in group:
+                if leaf.kind != "norm":
+                    _pack(model, leaf.path, leaf.kind, 8 if leaf.kind == "router" else 4)
+    model.fuse()
+    cache = KVCache(config, kernels=model.kernels)
+    shape = (1, config.num_key_value_heads, position, config.head_dim)
+    for layer in cache.layers:
+        layer.append(mx.zeros(shape), mx.zeros(shape))
+    mx.eval(cache.arrays)
+    held = [list(layer.buffers) for layer in cache.layers]
+    token = mx.array([[1]])
+
+    def build() -> None:
+        model(token, cache)
+
+    def restore() -> None:
+        cache.trim(1)
+        for layer, buffers in zip(cache.layers, held, strict=True):
+            layer.buffers = list(map(mx.array, buffers))
+
+    return _Step(build, restore)
+
+
+def _pack(model: Qwen3, path: str, kind: str, bits: int) -> None:
+    *above, name = path.split(".")
+    parent: Any = model
+    for step in above:
+        parent = parent[int(step)] if step.isdigit() else getattr(parent, step)
+    spec = QuantSpec(bits, 64)
+    make = {"embedding": QuantizedEmbedding, "experts": QuantizedSwitchLinear}.get(kind, QuantizedLinear)
+    arrays = mx.quantize(getattr(parent, name)["weight"], group_size=64, bits=bits)
+    setattr(parent, name, make(arrays[0], arrays[1], arrays[2], spec))
+
+
+def peer(source: dict[str, Any], config: ModelConfig, packed: bool, position: int) -> Build:
+    """The same of mlx-lm's model."""
+    from mlx_lm.models import cache as caches
+    from mlx_lm.models import qwen3, qwen3_moe
+
+    module = qwen3 if config.model_type == "qwen3" else qwen3_moe
+    model = module.Model(module.ModelArgs.from_dict(source))
+    model.update(tree_unflatten(list(weights(config).items())))
+    if packed:
+        nn.quantize(model, 64, 4, class_predicate=lambda path, m: hasattr(m, "to_quantized") and _bits(path))
+    mx.eval(model.parameters())
+    cache = caches.make_prompt_cache(model)
+    capacity = -(-(position + 1) // 256) * 256
+    for layer in cache:
+        shape = (1, config.num_key_value_heads, capacity, config.head_dim)
+        layer.keys, layer.values, layer.offset = mx.zeros(shape), mx.zeros(shape), position
+    mx.eval([(layer.keys, layer.values) for layer in cache])
+    held = [(layer.keys, layer.values) for layer in cache]
+    token = mx.array([[1]])
+
+    def build() -> None:
+        model(token, cache)
+
+    def restore() -> None:
+        for layer, (keys, values) in zip(cache, held, strict=True):
+            layer.keys, layer.values, layer.offset = mx.array(keys), mx.array(values), position
+
+    return _Step(build, restore)
+
+
+def _bits(path: str) -> dict[str, int]:
+    return {"group_size": 64, "bits": 8 if path.endswith("mlp.gate") else 4}
+
+
+class _Step:
+    """Builds a step and takes it back; only the building is timed."""
+
+    def __init__(self, build: Build, restore: Build) -> None:
+        self.build, self.restore = build, restore
+
+    def __call__(self) -> float:
+        """Milliseconds of this thread (so that other processes do not count)."""
+        begun = time.thread_time()
+        self.build()
+        spent = time.thread_time() - begun
+        self.restore()
+        return spent * 1e3
+
+
+@contextlib.contextmanager
+def one_node() -> Iterator[None]:
+    """Every ``mx.fast`` operation of these models as a single node of the right shape."""
+
+    def first(x: mx.array, *_: Any, **__: Any) -> mx.array:
+        return mx.negative(x)
+
+    names = ("rms_norm", "rope", "scaled_dot_product_attention")
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(mock.patch.object(mx.fast, name, first))
+        yield
+
+
+def compare(name: str, setting: str, runs: int, position: int) -> dict[str, Any]:
+    """Medians of both sides, measured in turn."""
+    config = ModelConfig.from_dict(MODELS[name])
+    packed = setting != "cpu"
+    sides = {
+        "qwen3-mlx": ours(config, "emulate" if packed else "reference", packed, position),
+        "mlx-lm": peer(MODELS[name], config, packed, position),
+    }
+    seen: dict[str, list[float]] = {side: [] for side in sides}
+    with one_node() if setting == "one node" else contextlib.nullcontext():
+        gc.disable()
+        for run in range(runs + 20):
+            for side, step in sides.items():
+                spent = step()
+                if run >= 20:
+                    seen[side].append(spent)
+        gc.enable()
+    mine, theirs = (statistics.median(seen[side]) for side in sides)
+    return {"model": name, "setting": setting, "qwen3-mlx ms": mine, "mlx-lm ms": theirs, "ratio": mine / theirs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--position", type=int, default=1000)
+    parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
+    args = parser.parse_args()
+    for name in MODELS:
+        for setting in ("cpu", "mx.fast", "one node"):
+            row = compare(name, setting, args.runs, args.position)
+            if args.json:
+                print(json.dumps(row))
+            else:
+                print("{model:8} {setting:9} qwen3-mlx {qwen3-mlx ms:5.2f} ms   mlx-lm {mlx-lm ms:5.2f} ms".format(**row), end="")
+                print(f"   {row['ratio']:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
