@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from qwen3_mlx import sampling
-from qwen3_mlx.sampling import Sampler
+from qwen3_mlx.sampling import Sampler, SamplerState
 from qwen3_mlx.types import SamplingParams
 
 OFF = SamplingParams(
@@ -89,8 +89,9 @@ def draws(
     """``count`` tokens drawn from the same row [vocab] by the product, with as many seeds; one batch."""
     sampler = Sampler([p] * count, range(first_seed, first_seed + count), len(logits))
     state = sampler.start([prompt] * count)
-    for row in range(count if generated else 0):
-        state = sampler.force(state, row, generated)
+    if generated:
+        one = Sampler([p], [0], len(logits))
+        state = SamplerState.gather([(one.force(one.start([prompt]), 0, generated), 0)] * count)
     batch = mx.broadcast_to(mx.array(logits.astype(np.float32)), (count, len(logits)))
     return np.array(sampler(batch, state)[0].tokens)
 

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from qwen3_mlx import sampling
 from qwen3_mlx.sampling import Sampler, fresh_seed
 from qwen3_mlx.types import SamplingParams, TokenLogprob
 
@@ -60,6 +61,14 @@ def test_a_wide_top_k_beside_a_narrow_one_changes_nothing() -> None:
         both = Sampler([narrow, wide], [seed, seed], 20_000)
         out, _ = both(mx.broadcast_to(logits, (2, 20_000)), both.start([(), ()]))
         assert out.tokens.tolist() == want
+
+
+def test_sums_do_not_depend_on_how_far_they_go() -> None:
+    weights = mx.array(np.random.default_rng(4).random((2, 3000)).astype(np.float32))
+    whole = sampling._cumsum(weights)
+    for width in (32, 128, 160, 512, 1024, 2976):
+        assert mx.array_equal(sampling._cumsum(weights[:, :width]), whole[:, :width]).item()
+    assert np.allclose(np.array(whole), np.cumsum(np.array(weights, dtype=np.float64), axis=1), rtol=1e-6)
 
 
 def test_seeds_and_positions_make_different_texts() -> None:
@@ -124,13 +133,15 @@ def test_nothing_is_evaluated() -> None:
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_half_precision_logits_are_sampled_in_float32(dtype: mx.Dtype) -> None:
-    half = mx.array((np.random.default_rng(1).normal(size=(8, 1200)) * 3).astype(np.float32)).astype(dtype)
-    sampler = Sampler(MIXED, range(8), 1200)
-    state = sampler.start([[1]] * 8)
-    out, _ = sampler(half, state)
-    full, _ = sampler(half.astype(mx.float32), state)
-    assert out.tokens.tolist() == full.tokens.tolist()
-    assert out.token_logprobs() == full.token_logprobs()
+    half = mx.array((np.random.default_rng(1).normal(size=(1, 1200)) * 3).astype(np.float32)).astype(dtype)
+    for p in (*MIXED, make(temperature=0.7, top_p=0.9, logprobs=5), make(temperature=0.9, logit_bias={1: 0.001})):
+        for seed in range(25):
+            sampler = Sampler([p], [seed], 1200)
+            state = sampler.start([[1]])
+            out, _ = sampler(half, state)
+            full, _ = sampler(half.astype(mx.float32), state)
+            assert out.tokens.tolist() == full.tokens.tolist()
+            assert out.token_logprobs() == full.token_logprobs()
 
 
 @pytest.mark.parametrize("vocab", [3, 1200, 5003])

