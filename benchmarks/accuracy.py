@@ -76,8 +76,9 @@ def accuracy(q: Qwen3, name: str, rows: list[dict[str, Any]], params: SamplingPa
         thought += completion.usage.reasoning_tokens
         flags.append(right(completion, row["expect"]) and obeyed(completion, row["expect"]))
     seconds = time.perf_counter() - begun
-    print(f"  {name:11} {percent(flags):5.1f} %  of {len(rows):3}   {thought / len(rows):5.0f} tokens of thought on average"
-          f"   {seconds:.0f} s", flush=True)  # fmt: skip
+    mean = thought / len(rows)
+    print(f"  {name:11} {percent(flags):5.1f} %  of {len(rows):3}   mean thought {mean:4.0f} tokens   {seconds:.0f} s")
+    sys.stdout.flush()
     return percent(flags)
 
 
@@ -128,8 +129,8 @@ def main() -> None:
         if args.budgets:
             report["budgets"] = budgets(q, read("count", args.size))
         else:
-            print(f"{args.model}{f', converted to {args.convert} bits' if args.convert else ''}"
-                  f", {'sampled' if args.sampled else 'greedy'}")  # fmt: skip
+            how = f", converted to {args.convert} bits" if args.convert else ""
+            print(f"{args.model}{how}, {'sampled' if args.sampled else 'greedy'}")
             report["sets"] = {name: accuracy(q, name, read(name, args.size), params) for name in args.sets}
     if args.output:
         args.output.write_text(json.dumps(report, indent=1) + "\n")
