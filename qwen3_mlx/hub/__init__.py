@@ -5,6 +5,7 @@ Embedded names and paths never touch the network, and none of the clients' libra
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,16 +22,17 @@ def _to_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
-def resolve(name: str, *, say: Callable[[str], None] = _to_stderr) -> Path:
+def resolve(name: str | os.PathLike[str], *, say: Callable[[str], None] = _to_stderr) -> Path:
     """The local folder that ``name`` leads to, downloaded first if it must be (progress bars go to stderr).
 
     ``name`` is ``demo``, ``demo-moe``, a path, an alias (``qwen3:4b``), ``ORG/NAME``, ``modelscope:ORG/NAME`` or
-    ``kaggle:HANDLE``. ``say`` receives the one-line notes that come before a download.
+    ``kaggle:HANDLE``; a path object is always a folder's. ``say`` receives the one-line notes that come before a
+    download.
 
     Raises ``ModelNotFound``, ``Unavailable`` (within ten seconds where there is no network) or ``OutputError``; what
     the folder holds is the loader's to judge.
     """
-    source = names.parse(name)
+    source = names.parse(name) if isinstance(name, str) else names.folder(Path(name))
     if source.kind == "folder":
         return Path(source.target)
     if source.kind == "huggingface":

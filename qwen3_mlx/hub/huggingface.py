@@ -81,9 +81,10 @@ def _storage(repo: str) -> Path:
     return cache_folder() / f"models--{repo.replace('/', '--')}"
 
 
-def _remote() -> network.Remote:
+def _remote(repo: str) -> network.Remote:
     return network.Remote(
         address=endpoint(),
+        page=f"{endpoint()}/{repo}",
         cache=cache_folder(),
         token="set HF_TOKEN to a token of an account that may (or run `hf auth login`)",
         elsewhere="set HF_ENDPOINT to a mirror",
@@ -101,7 +102,7 @@ def _list(repo: str) -> dict[str, int]:
             network.FIRST_ANSWER, lambda: api.model_info(repo, files_metadata=True, timeout=network.FIRST_ANSWER)
         )
     except Exception as error:
-        network.explain(error, repo, _remote())
+        network.explain(error, repo, _remote(repo))
     return {entry.rfilename: int(entry.size or 0) for entry in info.siblings or []}
 
 
@@ -119,7 +120,7 @@ def _download(repo: str, wanted: list[str]) -> Path:
             )
         )
     except Exception as error:
-        network.explain(error, repo, _remote(), started=True)
+        network.explain(error, repo, _remote(repo), started=True)
 
 
 def _check_room(repo: str, folder: Path, sizes: dict[str, int], wanted: list[str]) -> None:
@@ -129,5 +130,5 @@ def _check_room(repo: str, folder: Path, sizes: dict[str, int], wanted: list[str
     if needed > free:
         raise OutputError(
             f"{repo} needs {names.size(needed)} more, but the disk of {cache_folder()} has {names.size(free)} free:"
-            f" make room, or {_remote().room}"
+            f" make room, or {_remote(repo).room}"
         )

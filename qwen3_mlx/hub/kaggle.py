@@ -49,6 +49,7 @@ def _whole(folder: Path) -> bool:
 def _download(handle: str, model_download: Callable[..., str], say: Callable[[str], None]) -> Path:
     remote = network.Remote(
         address="https://www.kaggle.com",
+        page=f"https://www.kaggle.com/models/{handle}",
         cache=_cache_folder(),
         token="set KAGGLE_API_TOKEN to a token of an account that may (or KAGGLE_USERNAME and KAGGLE_KEY)",
         elsewhere="set KAGGLEHUB_CACHE to a cache that holds it",

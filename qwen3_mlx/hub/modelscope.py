@@ -19,8 +19,10 @@ def fetch(repo: str, say: Callable[[str], None]) -> Path:
         raise Unavailable("modelscope: names need its library: pip install 'qwen3-mlx[modelscope]'") from error
     if (folder := _cached(repo, snapshot_download)) is not None:
         return folder
+    address = (os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/")
     remote = network.Remote(
-        address=(os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/"),
+        address=address,
+        page=f"{address}/models/{repo}",
         cache=Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser(),
         token="set MODELSCOPE_API_TOKEN to a token of an account that may (or run `modelscope login`)",
         elsewhere="set MODELSCOPE_ENDPOINT to another address",

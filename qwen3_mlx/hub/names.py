@@ -87,7 +87,7 @@ def before_download(repo: str, total: int, *, quantized: bool, into: Path, prefi
         advice = (
             f"{alias.repo} (--model {name}) holds the same model in 4 bits, about {size(alias.bytes)}"
             if alias
-            else f"in 4 bits it would be about {size(total * 4.5 / 16)}: look for its -MLX-4bit form"
+            else f"in 4 bits it would be about {size(total * 4.5 / 16)}: look for an MLX 4-bit form of it"
         )
         lines.insert(0, f"{repo} is {size(total)} of unquantized weights; {advice}")
     return lines
@@ -107,26 +107,34 @@ def parse(name: str) -> Source:
     if not name.strip():
         raise ModelNotFound(f"the model's name is empty; a name is one of: {FORMS}")
     if name in EMBEDDED:
-        if not (embedded(name) / "config.json").is_file():
-            raise ModelNotFound(
-                f"the checkpoint {name} is missing from this installation ({embedded(name)}): reinstall"
-            )
-        return Source("folder", str(embedded(name)))
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return Source("folder", str(path.absolute()))
-    if path.is_file():
-        raise ModelNotFound(f"{name} is a file: give the folder that holds the checkpoint (config.json and all)")
+        place = embedded(name)
+        if not (place / "config.json").is_file():
+            raise ModelNotFound(f"the checkpoint {name} is missing from this installation ({place}): install again")
+        return Source("folder", str(place))
+    # os.path, because it takes any text for an answer: too long a name, a user that does not exist.
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path) or os.path.isfile(path):
+        return folder(path)
     if url := _URL.match(name):
         raise ModelNotFound(f"{name} is an address: give the model's name, such as {url[1]}")
     scheme, colon, rest = name.partition(":")
     if colon and "/" not in scheme:
         return _with_scheme(name, scheme.lower(), rest)
     if _looks_like_path(name):
-        raise ModelNotFound(f"there is no folder {name}{near_folders(path)}")
+        return folder(path, name)
     if _REPO.fullmatch(name):
         return Source("huggingface", name)
     raise ModelNotFound(f"no model is called {name!r}{_did_you_mean(name)}; a name is one of: {FORMS}")
+
+
+def folder(path: Path, name: str = "") -> Source:
+    """The checkpoint folder at ``path``, which the user called ``name``. Raises ``ModelNotFound``."""
+    if os.path.isdir(path):
+        return Source("folder", str(path.absolute()))
+    name = name or str(path)
+    if os.path.isfile(path):
+        raise ModelNotFound(f"{name} is a file: give the folder that holds the checkpoint (config.json and all)")
+    raise ModelNotFound(f"there is no folder {name}{near_folders(path)}")
 
 
 def near_folders(path: Path) -> str:
@@ -139,10 +147,10 @@ def near_folders(path: Path) -> str:
     except OSError:
         return f" ({parent} does not exist either)"
     # Case counts little in a typing mistake, so it is compared away.
-    by_lower = {folder.lower(): folder for folder in folders}
+    by_lower = {entry.lower(): entry for entry in folders}
     close = [by_lower[near] for near in difflib.get_close_matches(path.name.lower(), by_lower, n=3, cutoff=0.6)]
-    close += [folder for folder in folders if (parent / folder / "config.json").is_file() and folder not in close]
-    return f"; near it: {', '.join(str(parent / folder) for folder in close[:3])}" if close else ""
+    close += [entry for entry in folders if (parent / entry / "config.json").is_file() and entry not in close]
+    return f"; near it: {', '.join(str(parent / entry) for entry in close[:3])}" if close else ""
 
 
 def _with_scheme(name: str, scheme: str, rest: str) -> Source:

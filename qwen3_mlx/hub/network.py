@@ -24,6 +24,7 @@ class Remote:
     """A hub as its error messages speak of it."""
 
     address: str
+    page: str  # the model's page, where its terms are accepted
     cache: Path
     token: str  # how to give it a token that may read a private model
     elsewhere: str  # how to send the request or the cache somewhere else: "set HF_ENDPOINT to a mirror"
@@ -69,7 +70,7 @@ def explain(error: Exception, model: str, remote: Remote, *, started: bool = Fal
     status = _status(error)
     if any(type(inner).__name__ == "GatedRepoError" for inner in _chain(error)) or status == 403:
         raise ModelNotFound(
-            f"{model} is gated or private: accept its terms at {remote.address}, then {remote.token}"
+            f"{model} is gated or private: accept its terms at {remote.page}, then {remote.token}"
         ) from error
     if status in (401, 404):
         raise ModelNotFound(

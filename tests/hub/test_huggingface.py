@@ -136,7 +136,7 @@ def test_org_name_that_may_be_a_mistyped_path(hub: Hub, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("status", "code"), [(403, "GatedRepo"), (401, "GatedRepo"), (403, "")])
 def test_a_gated_model(hub: Hub, status: int, code: str) -> None:
     hub.refusal = (status, code)
-    with pytest.raises(ModelNotFound, match=r"Org/Model is gated or private: accept its terms .*HF_TOKEN"):
+    with pytest.raises(ModelNotFound, match=r"Org/Model is gated or private: .* terms at http.*/Org/Model, .*HF_TOKEN"):
         names_hub.resolve("Org/Model", say=quiet)
 
 
@@ -171,7 +171,7 @@ def test_offline_with_nothing_cached_sends_nothing(hub: Hub, monkeypatch: pytest
             {},
             r"Qwen/Qwen3-8B-MLX-4bit \(--model qwen3:8b\) holds the same model in 4 bits, about 4.6 GB",
         ),
-        ("Org/Model", {}, r"in 4 bits it would be about 4.6 GB: look for its -MLX-4bit form"),
+        ("Org/Model", {}, r"in 4 bits it would be about 4.6 GB: look for an MLX 4-bit form of it"),
         ("Qwen/Qwen3-8B", {"quantization": {"bits": 4}}, None),
         ("Qwen/Qwen3-8B", {"quantization_config": {"bits": 4}}, None),
     ],

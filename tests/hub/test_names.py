@@ -51,6 +51,7 @@ def test_a_folder_wins_over_every_other_reading_but_the_embedded(
     assert hub.resolve("Qwen/Qwen3-0.6B") == tmp_path / "Qwen" / "Qwen3-0.6B"
     assert hub.resolve("plain") == tmp_path / "plain"
     assert hub.resolve("./demo") == tmp_path / "demo"
+    assert hub.resolve(Path("demo")) == tmp_path / "demo"
     with_embedded = Path(hub.__file__).parents[1] / "demo" / "dense"
     assert names.embedded("demo") == with_embedded != tmp_path / "demo"
 
@@ -82,6 +83,9 @@ def test_a_home_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("../absent/", "there is no folder"),
         ("/no/such/folder", r"there is no folder /no/such/folder \(/no/such does not exist either\)"),
         ("a/b/c", "there is no folder a/b/c"),
+        ("~no-such-user/x", "there is no folder ~no-such-user/x"),
+        ("./" + "x" * 5000, "there is no folder"),
+        ("/bad\0name", "there is no folder"),
         ("~/absent-folder", "there is no folder ~/absent-folder"),
     ],
 )

@@ -97,7 +97,7 @@ def test_within_hands_over_results_and_errors() -> None:
 
 
 def test_a_programmers_mistake_is_not_the_networks(tmp_path: Path) -> None:
-    remote = network.Remote("http://hub", tmp_path, "log in", "go elsewhere", "make room")
+    remote = network.Remote("http://hub", "http://hub/Org/Model", tmp_path, "log in", "go elsewhere", "make room")
     with pytest.raises(AttributeError):
         network.explain(AttributeError("x"), "Org/Model", remote)
     with pytest.raises(Unavailable, match="the download of Org/Model from http://hub failed"):
