@@ -7,7 +7,7 @@ packed weights stand for. Everywhere else packed weights stay packed, and nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -32,6 +32,7 @@ _RELEASED = {
     "qwen3:235b-a22b": 235.1, "qwen3:32b": 32.8, "qwen3:30b-a3b": 30.5, "qwen3:14b": 14.8, "qwen3:8b": 8.2,
     "qwen3:4b": 4.0, "qwen3:1.7b": 1.7, "qwen3:0.6b": 0.6,
 }  # fmt: skip
+_BATCH_BYTES = 32 << 20
 _QUANTIZED = {
     "embedding": QuantizedEmbedding,
     "linear": QuantizedLinear,
@@ -63,8 +64,8 @@ def load_model(folder: Path, *, bits: int | None = None, kernels: KernelMode = "
         groups = match(checkpoint, config)
         _check_memory(checkpoint, groups, holding)
         model = Qwen3(config, holding.kernels)
-        for group in groups:
-            _load_group(model, checkpoint, group, holding)
+        for batch in _batches(groups, lambda item: _nbytes(checkpoint, item, holding)):
+            _load(model, checkpoint, batch, holding)
     finally:
         checkpoint.close()
     model.fuse()
@@ -113,9 +114,27 @@ class Holding:
         return size * prod(item.leaf.shape)
 
 
-def _load_group(model: Qwen3, checkpoint: Checkpoint, group: Iterable[Item], holding: Holding) -> None:
-    """Read, evaluate and place the leaves of one layer; what they were made from is freed when this returns."""
-    ready = [(item, holding.arrays(item, stored)) for item, stored in read(checkpoint, group)]
+def _batches(groups: list[list[Item]], nbytes: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Groups to be evaluated together. One by one where they are large, so that no more than one is held twice; a
+    small model at once, because each evaluation costs a switch of threads."""
+    batch: list[Item] = []
+    size = 0
+    for group in groups:
+        batch += group
+        size += sum(map(nbytes, group))
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def _nbytes(checkpoint: Checkpoint, item: Item, holding: Holding) -> int:
+    return holding.nbytes(item, checkpoint[item.tensors()[0]].mx_dtype.size)
+
+
+def _load(model: Qwen3, checkpoint: Checkpoint, items: list[Item], holding: Holding) -> None:
+    """Read, evaluate and place leaves; what they were made from is freed when this returns."""
+    ready = [(item, holding.arrays(item, stored)) for item, stored in read(checkpoint, items)]
     try:
         mx.eval([arrays for _, arrays in ready])
     except RuntimeError as error:
@@ -140,9 +159,7 @@ def _place(model: Qwen3, leaf: Leaf, arrays: dict[str, mx.array], spec: QuantSpe
 
 def _check_memory(checkpoint: Checkpoint, groups: list[list[Item]], holding: Holding) -> None:
     """Raises MemoryLimit when the weights cannot fit, before any of them is read."""
-    sizes = [
-        sum(holding.nbytes(item, checkpoint[item.tensors()[0]].mx_dtype.size) for item in group) for group in groups
-    ]
+    sizes = [sum(_nbytes(checkpoint, item, holding) for item in group) for group in groups]
     # While a group is fused, its parts live beside the result.
     needed, free = sum(sizes) + max(sizes), machine.free_memory()
     if needed <= free:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten, tree_map
 
 from qwen3_mlx import machine
+from qwen3_mlx.checkpoint import Checkpoint
 from qwen3_mlx.convert import convert
 from qwen3_mlx.errors import CheckpointError, InvalidRequest, MemoryLimit, QwenError, UnsupportedModel
 from qwen3_mlx.model.linear import Quantized
@@ -269,3 +270,27 @@ def test_damaged_files_load_or_are_refused(tmp_path: Path, flips: list[tuple[flo
         load_model(hurt)
     except QwenError as error:
         assert "\n" not in str(error)
+
+
+def test_batches_of_any_size_load_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = makers.moe(tmp_path)
+    at_once = logits(folder)
+    monkeypatch.setattr("qwen3_mlx.weights._BATCH_BYTES", 1)
+    assert mx.array_equal(logits(folder), at_once).item()
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_large_models_are_loaded_layer_by_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int | None
+) -> None:
+    raw = {**makers.DENSE, "hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 12}
+    folder = makers.write(tmp_path, raw, makers.weights(raw), shards=3)
+    stored = Checkpoint(folder).nbytes
+    monkeypatch.setattr("qwen3_mlx.weights._BATCH_BYTES", 1)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model, _ = load_model(folder, bits=bits, kernels="emulate")
+    held = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    assert held == pytest.approx(stored if bits is None else stored * 4.5 / 16, rel=0.05)
+    # One layer of twelve is there twice while it is made; without layers it would be the whole model.
+    assert mx.get_peak_memory() - before < held + stored / 12 * 2.5
