@@ -15,8 +15,8 @@ class SamplingParams:
     """How the next token is drawn. ``None`` means the checkpoint's default for the thinking mode.
 
     Order: logit_bias, repetition, presence and frequency (over generated tokens), temperature, top_k, top_p, min_p, all
-    in fp32. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` are off. ``logprobs=n`` reports the n most likely
-    tokens besides the drawn one (0: only the drawn one), of the raw distribution before any of the above.
+    in fp32. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` are off. ``logprobs=n`` reports the drawn
+    token and the n most likely ones (0: only the drawn one), of the raw distribution before any of the above.
     """
 
     temperature: float | None = None
@@ -88,7 +88,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural-log probability of a drawn token and, most likely first, of its strongest rivals."""
+    """Natural-log probability of a drawn token; ``top``: the most likely tokens, best first, the drawn one among them
+    when it is one of them."""
 
     token_id: int
     logprob: float
