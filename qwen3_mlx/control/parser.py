@@ -34,7 +34,7 @@ class OutputParser:
 
     def __init__(self, request: Request, new_id: Callable[[], str] = new_call_id) -> None:
         self.stopped = False
-        self._thinking = ThinkingParser(inside=request.in_thinking)
+        self._thinking = ThinkingParser(inside=request.in_thinking and not request.raw)
         self._answering = request.raw
         self._tools = ToolParser(request.tools, new_id) if request.tools and not request.raw else None
         self._stop = StopMatcher(request.params.stop) if request.params.stop else None
@@ -45,12 +45,12 @@ class OutputParser:
     @property
     def inside(self) -> bool:
         """Whether the text is inside an open think block now."""
-        return not self._answering and self._thinking.inside
+        return self._thinking.inside
 
     @property
     def undecided(self) -> bool:
         """Whether the open block ends in a ``<tool_call>`` that may open a call."""
-        return not self._answering and self._thinking.undecided
+        return self._thinking.undecided
 
     @property
     def call_at(self) -> int | None:

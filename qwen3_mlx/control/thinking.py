@@ -30,16 +30,15 @@ class State(Enum):
 class ThinkingParser:
     """Splits generated text into reasoning and answer.
 
-    ``inside``: the text is in an open block now. ``answering``: all further text is answer, and need not be fed.
-    ``call_at``: where the ``<tool_call>`` that ended the reasoning stands, if one did.
+    ``inside``: the text is in an open block now. ``call_at``: where the ``<tool_call>`` that ended the reasoning
+    stands, if one did. Once an answer has been handed out, all further text is answer, and must not be fed here.
     """
 
-    __slots__ = ("_at", "_head", "_held", "_scanner", "_space", "_trimmer", "answering", "call_at", "inside", "state")
+    __slots__ = ("_at", "_head", "_held", "_scanner", "_space", "_trimmer", "call_at", "inside", "state")
 
     def __init__(self, inside: bool) -> None:
         self.state = State.OPENED if inside else State.BEFORE
         self.inside = inside
-        self.answering = False
         self.call_at: int | None = None
         self._at = 0  # where the first character that is not decided yet stands
         self._head: str | None = THINK_OPEN  # a tag that is taken off the start of what comes
@@ -51,36 +50,34 @@ class ThinkingParser:
     @property
     def undecided(self) -> bool:
         """Whether the reasoning ends, as it stands, in a ``<tool_call>`` that may open a call."""
-        return self.inside and self._scanner.undecided
+        return self._scanner.undecided
 
     def feed(self, text: str) -> tuple[list[Span], Span | None]:
-        """The reasoning and the answer in ``text``; the answer is handed out in one piece, its first."""
+        """The reasoning in ``text``, and the answer that begins in it, if one does."""
+        assert self.state is not State.ANSWER
         reasoning: list[Span] = []
         while True:
-            match self.state:
-                case State.INSIDE:
-                    body, mark, rest = self._scanner.feed(text)
-                    if body:
-                        reasoning += self._trimmer.feed(self._at, body)
-                        self._at += len(body)
-                    if mark is None:
-                        return reasoning, None
-                    self._trimmer.drop()
-                    if mark == "call":
-                        self.call_at = self._at
-                        return reasoning, self._answer(CALL_OPEN + rest)
-                    self._at += len(THINK_CLOSE)
-                    self._enter(State.CLOSED, None)
-                    text = rest
-                case State.ANSWER:
-                    return reasoning, (self._at, text)
-                case _:
-                    found = self._match_head(text)
-                    if found is None:
-                        return reasoning, None
-                    text = found
-                    if self.state is State.ANSWER:
-                        return reasoning, self._answer(text)
+            if self.state is not State.INSIDE:
+                rest = self._match_head(text)
+                if rest is None:
+                    return reasoning, None
+                text = rest
+                if self.state is State.ANSWER:
+                    return reasoning, self._answer(text)
+                continue
+            body, mark, rest = self._scanner.feed(text)
+            if body:
+                reasoning += self._trimmer.feed(self._at, body)
+                self._at += len(body)
+            if mark is None:
+                return reasoning, None
+            self._trimmer.drop()
+            if mark == "call":
+                self.call_at = self._at
+                return reasoning, self._answer(CALL_OPEN + rest)
+            self._at += len(THINK_CLOSE)
+            self._enter(State.CLOSED, None)
+            text = rest
 
     def forced_close(self) -> None:
         """To be called after a forced close: the model may still write its own."""
@@ -89,15 +86,12 @@ class ThinkingParser:
 
     def finish(self) -> tuple[list[Span], Span | None]:
         """What is held, when nothing more comes."""
-        match self.state:
-            case State.INSIDE:
-                held = self._scanner.finish()
-                spans = self._trimmer.feed(self._at, held) if held else []
-                return spans + self._trimmer.finish(), None
-            case State.OPENED:
-                return [(self._at, self._held)] if self._held else [], None
-            case State.ANSWER:
-                return [], None
+        if self.state is State.INSIDE:
+            held = self._scanner.finish()
+            spans = self._trimmer.feed(self._at, held) if held else []
+            return spans + self._trimmer.finish(), None
+        if self.state is State.OPENED:
+            return [(self._at, self._held)] if self._held else [], None
         space = "".join(self._space) if self.state is State.BEFORE else ""
         held = space + self._held
         return [], self._answer(held) if held else None
@@ -105,7 +99,6 @@ class ThinkingParser:
     def _answer(self, text: str) -> Span:
         self.state = State.ANSWER
         self.inside = False
-        self.answering = True
         return self._at, text
 
     def _enter(self, state: State, head: str | None) -> None:

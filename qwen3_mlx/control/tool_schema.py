@@ -94,7 +94,8 @@ def encode_value(text: str, types: frozenset[str]) -> str:
     """
     bare = text.strip()
     lower = bare.lower()
-    if "null" in types and lower in ("null", "none"):
+    # The Coder's own template writes null as None.
+    if bare in ("null", "None") and ("null" in types or "string" not in types):
         return "null"
     if "boolean" in types and lower in ("true", "false"):
         return lower
