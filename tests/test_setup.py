@@ -39,8 +39,8 @@ class Checkout:
     """A folder with the set-up script in it, and a PATH on which there is nothing but what a test puts there."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "checkout"
-        self.bin = folder / "bin"
+        self.folder = folder / "a checkout"  # with a space in it
+        self.bin = folder / "some bin"
         self.log = folder / "log"
         self.log.touch()
         (self.folder / "tools").mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_a_folder_of_that_name_that_is_something_else_is_left_alone(checkout: Ch
 def test_no_python_says_what_to_install(checkout: Checkout) -> None:
     ran = checkout.run(PYTHON=str(checkout.bin / "absent"))
     assert ran.returncode == 1
-    assert "3.11 or newer is needed" in ran.stderr and "uv: https://docs.astral.sh/uv" in ran.stderr
+    assert "3.11 to 3.14 is needed" in ran.stderr and "uv: https://docs.astral.sh/uv" in ran.stderr
     assert not (checkout.folder / ".venv").exists()
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make .venv hold this checkout and what it needs: `sh tools/setup.sh run` for users, `... dev` with the tools that test
 # it. Does nothing, quickly, when that is so already. PYTHON=... chooses the interpreter; otherwise uv is used where it
-# is installed, else the first Python that works, is 3.11 or newer and (on a Mac) runs natively.
+# is installed, else the first Python that works, is of a version that MLX has wheels for and (on a Mac) runs natively.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -19,7 +19,8 @@ fail() {
 works() {
     "$1" -c '
 import sys, platform
-sys.exit(sys.version_info < (3, 11) or (sys.platform == "darwin" and platform.machine() != "arm64"))' >/dev/null 2>&1
+sys.exit(not (3, 11) <= sys.version_info < (3, 15) or (sys.platform == "darwin" and platform.machine() != "arm64"))
+' >/dev/null 2>&1
 }
 has_pip() { "$1" -c 'import venv, ensurepip' >/dev/null 2>&1; }
 
@@ -43,7 +44,7 @@ no_python() {
     Darwin) how='brew install python     (https://brew.sh), or uv: https://docs.astral.sh/uv/' ;;
     *) how='for example  apt-get install python3 python3-venv  , or uv: https://docs.astral.sh/uv/' ;;
     esac
-    fail "No usable Python: 3.11 or newer is needed${PYTHON:+ (PYTHON=$PYTHON is not)}." "Install one, then run the same command again:" "    $how"
+    fail "No usable Python: 3.11 to 3.14 is needed${PYTHON:+ (PYTHON=$PYTHON is not)}." "Install one, then run the same command again:" "    $how"
 }
 
 create_with_uv() {
@@ -53,6 +54,8 @@ create_with_uv() {
 
 create_with_python() {
     found='' without_pip=''
+    IFS='
+' # a path may hold spaces
     for python in $(candidates); do
         works "$python" || continue
         if has_pip "$python"; then
@@ -62,7 +65,7 @@ create_with_python() {
         without_pip=${without_pip:-$python}
     done
     if [ -z "$found" ] && [ -n "$without_pip" ]; then
-        fail "$without_pip is new enough but has no venv or ensurepip module." "On Debian or Ubuntu:  apt-get install python3-venv"
+        fail "$without_pip would do but has no venv or ensurepip module." "On Debian or Ubuntu:  apt-get install python3-venv"
     fi
     [ -n "$found" ] || no_python
     say "creating .venv with $("$found" --version) ($found)"
