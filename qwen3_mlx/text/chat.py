@@ -111,7 +111,7 @@ class ChatTemplate:
         suspicious = any(map(controls.could_begin, texts))
         collect_strings([m for m in conversation if m["role"] not in ("user", "tool")], texts)
         if suspicious:
-            marks = Marks(controls, texts)
+            marks = Marks(controls, [program.source, *texts])
             conversation = list(map(marks.message, conversation))
             schemas = marks.mark(schemas)
         variables = {
@@ -168,6 +168,7 @@ class _Program:
 
         from .sandbox import Sandbox
 
+        self.source = source
         self.path = path
         self._seconds = seconds
         self._lock = threading.Lock()

@@ -13,14 +13,15 @@ for templates treat such a message as a tool's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .messages import CLOSE_RESULT, OPEN_RESULT, is_tool_result
 from .tokenizer import Tokenizer
 
-# Noncharacters (never valid in interchange), then private use planes: there is always one that a conversation lacks.
-_CANDIDATES = tuple(map(chr, (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xF0400))))
+# Braille: symbols that no string operation changes (no case, no composition, no space) and that Python prints as they
+# are, so that even a list printed by a template can be turned back. Whatever is in the conversation is not used.
+_CANDIDATES = tuple(map(chr, range(0x28FF, 0x2800, -1)))
 
 
 class Controls:
@@ -40,7 +41,7 @@ class Marks:
     """The stand-ins for one conversation, made of ``texts``; ``mark`` and ``unmark`` undo each other."""
 
     def __init__(self, controls: Controls, texts: list[str]) -> None:
-        free = (code for code in _CANDIDATES if not any(code in text for text in texts))
+        free = _unused(texts)
         self._words = controls.words
         self._starts = [(start, next(free)) for start in controls.starts]
         self._word_starts = {start: next(free) for start in controls.word_starts}
@@ -83,6 +84,18 @@ class Marks:
             inner = content[len(OPEN_RESULT) : -len(CLOSE_RESULT)]
             marked["content"] = OPEN_RESULT + self.mark(inner) + CLOSE_RESULT
         return marked
+
+
+def _unused(texts: list[str]) -> Iterator[str]:
+    """Characters that no text has. The first few are looked for one by one, which is quick; somebody who sends those
+    gets a search over all of Unicode, which still costs time in proportion to the texts only.
+    """
+    for candidate in _CANDIDATES[:4]:
+        if not any(candidate in text for text in texts):
+            yield candidate
+    taken = set(_CANDIDATES[:4]).union(*texts)
+    yield from (candidate for candidate in _CANDIDATES if candidate not in taken)
+    yield from (chr(code) for code in range(0xE000, 0x110000) if chr(code) not in taken)
 
 
 def encode_marked(text: str, marks: Marks | None, tokenizer: Tokenizer) -> list[int]:
