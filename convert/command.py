@@ -9,7 +9,8 @@ from types import FrameType
 
 import click
 
-from ..packing import BITS, GROUP_SIZES
+from ..errors import UnsupportedModel
+from ..packing import BITS, GROUP_SIZES, affine
 
 
 @click.command(
@@ -38,21 +39,21 @@ def command(model: str, output: Path, bits: int, group_size: int, force: bool) -
 
     The result is a folder that this package and mlx-lm both load.
     """
-    from ..packing import affine
-
     affine(bits, group_size)  # before a download
-    from ..hub import names, resolve
+    from ..hub import ALIASES, EMBEDDED, names, resolve
     from . import convert
     from .report import Progress, summary
     from .save import check_output
 
+    if (alias := ALIASES.get(model.lower())) is not None:
+        original = alias.repo.removesuffix("-MLX-4bit")
+        raise UnsupportedModel(f"{model} is quantized already ({alias.repo}): convert the original, {original}")
     # A stopped job cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, _stop)
     check_output(output, None, force)
-    folder = resolve(model)
-    kind, target = (found := names.parse(model)).kind, found.target
-    base = target if kind == "huggingface" else None
-    name = folder.name if kind == "folder" else target
+    folder, found = resolve(model), names.parse(model)
+    base = found.target if found.kind == "huggingface" else None
+    name = model if model in EMBEDDED else folder.name if found.kind == "folder" else found.target
     with Progress() as progress:
         result = convert(
             folder, output, bits=bits, group_size=group_size, force=force, name=name, base=base, progress=progress

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..config import QuantSpec
-from ..hub.names import size
 
 if TYPE_CHECKING:
     import rich.progress
@@ -52,6 +51,16 @@ class Progress:
         bar.add_task("", total=total)
         bar.start()
         return bar
+
+
+def size(count: float) -> str:
+    """Bytes for people, in decimal units: ``69 kB``, ``4.2 MB``, ``351 MB``, ``18.4 GB``."""
+    unit = 0
+    while count >= 999.5 and unit < 3:
+        count /= 1000
+        unit += 1
+    decimals = 1 if unit == 3 or (unit and count < 9.95) else 0
+    return f"{count:,.{decimals}f} {('bytes', 'kB', 'MB', 'GB')[unit]}"
 
 
 def summary(result: Result) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from ..checkpoint import INDEX
 from ..errors import OutputError
 from ..hub.files import SMALL
-from ..hub.names import size
+from .report import size
 from .shards import write_json
 from .source import Source
 

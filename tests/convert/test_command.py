@@ -97,13 +97,12 @@ def test_force(source: Path, tmp_path: Path) -> None:
 
 
 def test_embedded_name(tmp_path: Path) -> None:
-    from qwen3_mlx.errors import ModelNotFound
-    from qwen3_mlx.hub import resolve
-
-    try:
-        resolve("demo")
-    except ModelNotFound as error:
-        pytest.skip(f"the embedded checkpoint is not there: {error}")
     done = run("--model", "demo", "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "tokenizer.json").is_file()
+    assert "# demo, 4-bit for MLX" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_alias_of_a_quantized_checkpoint_is_refused_before_a_download(tmp_path: Path) -> None:
+    done = run("--model", "qwen3:0.6B", "--output", tmp_path / "out")
+    assert done.returncode == 2 and "convert the original, Qwen/Qwen3-0.6B\n" in done.stderr

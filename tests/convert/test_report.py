@@ -39,6 +39,24 @@ def test_no_terminal_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, io.StringIO(), 0) == ""
 
 
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (69_400, "69 kB"),
+        (4_200_000, "4.2 MB"),
+        (351_000_000, "351 MB"),
+        (999_600_000, "1.0 GB"),
+        (18_400_000_000, "18.4 GB"),
+        (1_234_500_000_000, "1,234.5 GB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert report.size(count) == text
+
+
 def test_rich_is_not_imported_for_short_work() -> None:
     program = (
         "import sys; from qwen3_mlx.convert import convert, report\n"

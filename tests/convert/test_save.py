@@ -51,7 +51,7 @@ def test_full_disk_is_found_before_anything_is_written(
         return Usage(10**9, 10**9 - 1000, 1000)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    with pytest.raises(OutputError, match=r"needs 67 MB, but only 1 kB are free"):
+    with pytest.raises(OutputError, match=r"needs 67 MB, but only 1\.0 kB are free"):
         convert(source, place / "new" / "out")
     assert asked == [place] and names(place) == []
 
