@@ -101,7 +101,8 @@ def test_nothing_heavy_is_imported_on_the_way_to_the_first_token() -> None:
     assert imported & HEAVY == set()
 
 
-def test_ctrl_c_ends_it_at_once() -> None:
+def interrupted() -> tuple[int, bytes]:
+    """Exit status and stderr of a command that gets Ctrl-C at the first byte of its thought."""
     question = "How many e are in counterrevolutionaries and in nevertheless?"
     process = subprocess.Popen(
         [sys.executable, "-m", "qwen3_mlx.generate", "--model", "demo", question],
@@ -110,10 +111,16 @@ def test_ctrl_c_ends_it_at_once() -> None:
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
-    os.read(process.stderr.fileno(), 1)  # the thought has begun
+    os.read(process.stderr.fileno(), 1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    return process.returncode, errors
+
+
+def test_ctrl_c_ends_it_at_once() -> None:
+    # On a busy machine the whole answer may come before the signal does.
+    status, errors = next((run for _ in range(4) if (run := interrupted())[0] != 0), (0, b""))
+    assert status == 130
     assert b"Traceback" not in errors and errors.endswith(b"\n") and b"tok/s" not in errors
 
 

@@ -58,15 +58,16 @@ class Terminal:
     def type_line(self, line: str) -> None:
         self.press(line + "\r")
 
-    def wait_for(self, text: str, timeout: float = 20.0) -> None:
-        """Wait until ``text`` appears after what the last call waited for."""
+    def wait_for(self, *texts: str, timeout: float = 60.0) -> None:
+        """Wait until one of ``texts`` appears after what the last call waited for."""
         deadline = time.monotonic() + timeout
-        while (at := self.seen.find(text.encode(), self._searched)) < 0:
+        wanted = [text.encode() for text in texts]
+        while not (ends := [at + len(w) for w in wanted if (at := self.seen.find(w, self._searched)) >= 0]):
             if not self._read(deadline):
-                raise AssertionError(f"{text!r} did not appear; on the screen: {self.text[-2000:]!r}")
-        self._searched = at + len(text.encode())
+                raise AssertionError(f"none of {texts} appeared; on the screen: {self.text[-2000:]!r}")
+        self._searched = min(ends)
 
-    def wait_exit(self, timeout: float = 20.0) -> int:
+    def wait_exit(self, timeout: float = 60.0) -> int:
         """Read to the end; the exit status."""
         deadline = time.monotonic() + timeout
         while self._read(deadline):

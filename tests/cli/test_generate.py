@@ -184,3 +184,15 @@ def test_a_slow_load_says_so(monkeypatch: pytest.MonkeyPatch, script: Script, co
     monkeypatch.setattr(model, "STATUS_AFTER", 0.05)
     monkeypatch.setattr(model, "load", lambda options: (time.sleep(0.5), quick(options))[1])
     assert command_line("generate", "--model", "demo", "Hi").err.startswith("loading demo ...\n")
+
+
+def test_the_collector_runs_again_once_the_model_is_there(script: Script, command_line: CommandLine) -> None:
+    import gc
+
+    script(HELLO)
+    gc.disable()  # as `python -m qwen3_mlx.generate` starts
+    try:
+        command_line("generate", "Hi")
+        assert gc.isenabled()
+    finally:
+        gc.enable()
