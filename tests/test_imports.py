@@ -234,3 +234,29 @@ def test_the_pure_rooms_load_no_mlx() -> None:
 @pytest.mark.parametrize("entry", ["qwen3_mlx.api", "qwen3_mlx.generate", "qwen3_mlx.cli", "qwen3_mlx.cli.generate"])
 def test_the_way_to_a_first_token_loads_nothing_slow(entry: str) -> None:
     assert not modules_after(f"import {entry}") & SLOW
+
+
+def test_a_generation_loads_nothing_slow() -> None:
+    code = (
+        "from qwen3_mlx import Qwen3, SamplingParams\n"
+        "q = Qwen3.load('demo')\n"
+        "assert list(q.stream([{'role': 'user', 'content': 'hi'}], params=SamplingParams(max_tokens=2)))\n"
+        "q.close()"
+    )
+    assert not modules_after(code) & SLOW
+
+
+def test_the_command_answers_without_anything_slow() -> None:
+    code = (
+        "import io, sys\n"
+        "from qwen3_mlx.cli import main\n"
+        "sys.argv = ['qwen3-mlx', 'generate', 'hi', '--max-tokens', '2', '--model', 'demo']\n"
+        "out, sys.stdout = sys.stdout, io.TextIOWrapper(io.BytesIO())\n"
+        "try:\n"
+        "    status = main()\n"
+        "except SystemExit as leaving:\n"
+        "    status = leaving.code\n"
+        "sys.stdout = out\n"
+        "assert not status, status"
+    )
+    assert not modules_after(code) & SLOW
