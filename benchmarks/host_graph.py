@@ -7,7 +7,7 @@ layers and not on their widths, so the models here have the released layer count
 and small widths. Each is measured in three settings:
 
 - ``cpu``: float weights on this machine, each side as it would run here;
-- ``mx.fast``: 4-bit weights and the operations that a GPU gets (on a CPU each ``mx.fast`` call unfolds into many nodes);
+- ``mx.fast``: 4-bit weights and a GPU's operations (on a CPU each ``mx.fast`` call unfolds into many nodes);
 - ``one node``: the same with every ``mx.fast`` call replaced by a single node on both sides, which is the closest to
   a GPU's graph that a CPU can build.
 """
@@ -213,7 +213,10 @@ def main() -> None:
             if args.json:
                 print(json.dumps(row))
             else:
-                print("{model:8} {setting:9} qwen3-mlx {qwen3-mlx ms:5.2f} ms   mlx-lm {mlx-lm ms:5.2f} ms".format(**row), end="")
+                print(
+                    "{model:8} {setting:9} qwen3-mlx {qwen3-mlx ms:5.2f} ms   mlx-lm {mlx-lm ms:5.2f} ms".format(**row),
+                    end="",
+                )
                 print(f"   {row['ratio']:.2f}x")
 
 

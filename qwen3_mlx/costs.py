@@ -1,0 +1,131 @@
+"""What a model of a given config takes, in closed form: parameters, and bytes of weights, cache and activations.
+
+Nothing is loaded or allocated to know these; the tests hold them against real arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import ModelConfig, QuantSpec
+
+ROUTER = QuantSpec(bits=8, group_size=64)
+SCALE_BYTES = 2  # packed weights carry bf16 or fp16 scales and biases
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Numbers of weights by their role. A tied embedding counts once, as ``embedding``."""
+
+    embedding: int
+    head: int
+    attention: int
+    mlp: int
+    experts: int
+    router: int
+    norms: int
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.head + self.layers
+
+    @property
+    def layers(self) -> int:
+        """Everything but embedding and head: what model cards call non-embedding parameters."""
+        return self.attention + self.mlp + self.experts + self.router + self.norms
+
+
+def parameters(config: ModelConfig) -> Parameters:
+    """Weights of the whole model."""
+    layers, hidden, head_dim = config.num_hidden_layers, config.hidden_size, config.head_dim
+    sparse = moe_layers(config)
+    embedding = config.vocab_size * hidden
+    return Parameters(
+        embedding=embedding,
+        head=0 if config.tie_word_embeddings else embedding,
+        attention=layers * hidden * 2 * (config.q_size + config.kv_size),
+        mlp=(layers - sparse) * 3 * hidden * config.intermediate_size,
+        experts=sparse * config.num_experts * expert_parameters(config),
+        router=sparse * config.num_experts * hidden,
+        norms=layers * 2 * (hidden + head_dim) + hidden,
+    )
+
+
+def moe_layers(config: ModelConfig) -> int:
+    """Layers that route to experts."""
+    return sum(config.is_moe_layer(index) for index in range(config.num_hidden_layers))
+
+
+def expert_parameters(config: ModelConfig) -> int:
+    """Weights of one expert of one layer."""
+    return 3 * config.hidden_size * config.moe_intermediate_size
+
+
+def active_parameters(config: ModelConfig) -> int:
+    """Weights that take part in one token: all but the experts not chosen. The embedding is looked up, so it counts
+    only where it is also the head."""
+    idle = moe_layers(config) * (config.num_experts - config.num_experts_per_tok) * expert_parameters(config)
+    whole = parameters(config)
+    return whole.total - idle - (0 if config.tie_word_embeddings else whole.embedding)
+
+
+def weight_bytes(config: ModelConfig, itemsize: int = 2, spec: QuantSpec | None = None) -> int:
+    """Bytes of all weights, ``itemsize`` bytes each, or packed as ``spec``.
+
+    Packed models keep norms as they are and routers at 8 bits, and leave a matrix whose width does not divide into
+    groups unpacked; that is this converter's recipe, and the official one.
+    """
+    count = parameters(config)
+    if spec is None:
+        return count.total * itemsize
+    hidden, inner = config.hidden_size, config.intermediate_size
+    size = count.norms * itemsize
+    size += packed_bytes(count.embedding + count.head, hidden, spec, itemsize)
+    size += packed_bytes(count.router, hidden, ROUTER, itemsize)
+    # q, k, v read the hidden width and o the heads'; gate and up read the hidden width and down the inner one
+    size += packed_bytes(count.attention - _o_proj(config), hidden, spec, itemsize)
+    size += packed_bytes(_o_proj(config), config.q_size, spec, itemsize)
+    for whole, width in ((count.mlp, inner), (count.experts, config.moe_intermediate_size)):
+        size += packed_bytes(whole // 3 * 2, hidden, spec, itemsize) + packed_bytes(whole // 3, width, spec, itemsize)
+    return size
+
+
+def _o_proj(config: ModelConfig) -> int:
+    return config.num_hidden_layers * config.hidden_size * config.q_size
+
+
+def packed_bytes(count: int, width: int, spec: QuantSpec, itemsize: int = 2) -> int:
+    """Bytes of ``count`` weights in rows of ``width``, packed as ``spec`` where the rows divide into groups."""
+    if width % spec.group_size:
+        return count * itemsize
+    per_group = 2 * SCALE_BYTES if spec.mode == "affine" else 1
+    return count * spec.bits // 8 + count // spec.group_size * per_group
+
+
+def kv_bytes_per_token(config: ModelConfig, kv_bits: int | None = None, itemsize: int = 2) -> int:
+    """Bytes that one token's keys and values take in all layers, ``itemsize`` bytes each, or packed to ``kv_bits``
+    with a scale and a bias of ``itemsize`` bytes for each group of 64 (32 for heads that 64 does not divide)."""
+    values = config.num_hidden_layers * 2 * config.kv_size
+    if kv_bits is None:
+        return values * itemsize
+    group = 64 if config.head_dim % 64 == 0 else 32
+    return values * kv_bits // 8 + values // group * 2 * itemsize
+
+
+def activation_bytes(config: ModelConfig, length: int, context: int, itemsize: int = 2, scores: bool = False) -> int:
+    """An estimate of the working memory of one forward pass over ``length`` tokens at a total of ``context``.
+
+    The widest moment of a layer counts, besides the residual stream: its projections, or the gate and up of its MLP
+    (of every chosen expert, for the tokens sorted by expert); and one row of logits in float32. ``scores``: the
+    attention scores are held in full, as on a device without a fused attention.
+    """
+    hidden = config.hidden_size
+    attention = 2 * (config.q_size + config.kv_size)
+    if scores:
+        attention += 2 * config.num_attention_heads * context
+    widest = attention
+    if moe_layers(config) < config.num_hidden_layers:
+        widest = max(widest, 3 * config.intermediate_size)
+    if moe_layers(config):
+        widest = max(widest, config.num_experts_per_tok * (3 * config.moe_intermediate_size + 2 * hidden))
+    return length * (3 * hidden + widest) * itemsize + config.vocab_size * 4
