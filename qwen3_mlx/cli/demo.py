@@ -33,6 +33,8 @@ def command(options: Options) -> None:
     Thoughts and answers appear on stdout as they stream.
     """
     options = replace(options, model=options.model or "demo")
+    if options.params.seed is None:  # the same show every time
+        options = replace(options, params=replace(options.params, seed=0))
     conversation = Conversation(thinking=options.thinking, budget=options.thinking_budget)
     with open_model(options) as model:
         for text in TURNS:

@@ -29,6 +29,7 @@ def test_the_release_example_in_three_turns(script: Script, command_line: Comman
     assert [len(asked["messages"]) for asked in model.asked] == [1, 3, 5]
     assert model.asked[2]["messages"][1]["reasoning_content"] == "s-t-r..."
     assert all(asked["thinking"] for asked in model.asked)
+    assert [asked["params"].seed for asked in model.asked] == [0, 0, 0]
     assert model.opened[0].model == "demo" and model.closed
 
 
