@@ -17,6 +17,8 @@ def compile_plainly(source: str):
     template = env.from_string(source)
 
     def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, thinking: bool = True) -> str:
-        return template.render(messages=messages, tools=tools, add_generation_prompt=True, enable_thinking=thinking)
+        return template.render(
+            messages=messages, tools=tools, documents=None, add_generation_prompt=True, enable_thinking=thinking
+        )
 
     return render
