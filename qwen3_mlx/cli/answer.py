@@ -38,7 +38,7 @@ class Answer:
         tokens = f"{usage.completion_tokens:,} token{'s' * (usage.completion_tokens != 1)}"
         if usage.reasoning_tokens:
             tokens += f" ({usage.reasoning_tokens:,} thinking)"
-        parts = [tokens, f"{timings.decode_tps:,.1f} tok/s", f"first after {timings.ttft_s:.2f} s"]
+        parts = [tokens, f"{timings.decode_tps:,.1f} tok/s", f"first token after {timings.ttft_s:.2f} s"]
         if usage.budget_exhausted:
             parts.append("thinking budget spent")
         if reason != "stop":

@@ -108,10 +108,10 @@ def answered(*events: Event) -> Answer:
 def test_summary_names_every_reason_for_a_short_answer() -> None:
     timings = Timings(0, 0, 0.125, 0, 1234.5)
     plain = answered(Finished("stop", Usage(5, 0, 1, 0), timings))
-    assert plain.summary() == "[1 token, 1,234.5 tok/s, first after 0.12 s]"
+    assert plain.summary() == "[1 token, 1,234.5 tok/s, first token after 0.12 s]"
     cut = answered(Finished("length", Usage(5, 0, 2000, 1500, True), timings))
     assert cut.summary() == (
-        "[2,000 tokens (1,500 thinking), 1,234.5 tok/s, first after 0.12 s, thinking budget spent,"
+        "[2,000 tokens (1,500 thinking), 1,234.5 tok/s, first token after 0.12 s, thinking budget spent,"
         " cut short at the token limit]"
     )
     assert "finish reason tool_calls" in answered(Finished("tool_calls", Usage(), timings)).summary()

@@ -20,10 +20,10 @@ def test_a_scripted_conversation(script: Script, command_line: CommandLine) -> N
     assert ran.err.splitlines() == [
         "Greet.",
         "",
-        "[4 tokens (2 thinking), 50.0 tok/s, first after 0.25 s]",
+        "[4 tokens (2 thinking), 50.0 tok/s, first token after 0.25 s]",
         "answering without thinking",
         "thinking budget: 9 tokens",
-        "[2 tokens, 50.0 tok/s, first after 0.25 s]",
+        "[2 tokens, 50.0 tok/s, first token after 0.25 s]",
     ]
     first, second = model.asked
     assert (first["thinking"], first["thinking_budget"], first["tools"]) == (True, None, None)

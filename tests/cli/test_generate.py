@@ -18,7 +18,7 @@ def test_answer_on_stdout_everything_else_on_stderr(script: Script, command_line
     model = script(HELLO)
     ran = command_line("generate", "--model", "qwen3:4b", "Hi")
     assert (ran.status, ran.out) == (0, "Hello!\n")
-    assert ran.err == "They greet me.\n\n[7 tokens (5 thinking), 50.0 tok/s, first after 0.25 s]\n"
+    assert ran.err == "They greet me.\n\n[7 tokens (5 thinking), 50.0 tok/s, first token after 0.25 s]\n"
     assert model.asked == [
         {
             "messages": [{"role": "user", "content": "Hi"}],
