@@ -87,6 +87,10 @@ class SwitchLinear(nn.Module):
         """``x [..., rows, in]`` -> ``[..., rows, out]`` through the expert that ``experts`` names for each leading
         position (leading axes broadcast); ``ordered`` promises ascending expert numbers."""
         weight = mx.swapaxes(self["weight"], 1, 2)
+        if weight.dtype != mx.float32 and mx.default_device().type == mx.DeviceType.cpu:
+            # MLX's CPU backend gathers float32 matrices only; this is how emulation runs an unpacked MoE there.
+            wide = mx.gather_mm(x.astype(mx.float32), weight.astype(mx.float32), rhs_indices=experts)
+            return wide.astype(x.dtype)
         return mx.gather_mm(x, weight, rhs_indices=experts, sorted_indices=ordered)
 
 

@@ -1,0 +1,185 @@
+"""The cache against plain concatenation, in any order of appends and trims; memory; packing."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen3_mlx.cache.kv import STEP, KVCache, Uncached, grown, kv_group_size
+from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.errors import InvalidRequest
+from qwen3_mlx.kernels import DenseView, QuantizedView, resolve
+from qwen3_mlx.kernels.views import filled, unpacked
+from qwen3_mlx.types import KernelMode
+from tests.golden.cases import CASES
+
+CONFIG = ModelConfig.from_dict(CASES["theta"].config)  # 3 layers, 2 key heads of 64
+MODES: tuple[KernelMode, ...] = ("reference", "emulate")
+
+
+def fresh(length: int, batch: int = 1, seed: int = 0) -> tuple[mx.array, mx.array]:
+    rng = np.random.RandomState(seed)
+    shape = (batch, CONFIG.num_key_value_heads, length, CONFIG.head_dim)
+    return mx.array(rng.standard_normal(shape).astype(np.float32)), mx.array(
+        rng.standard_normal(shape).astype(np.float32)
+    )
+
+
+def held(view: object) -> tuple[np.ndarray, np.ndarray]:
+    dense = unpacked(view) if isinstance(view, QuantizedView) else view
+    assert isinstance(dense, DenseView)
+    return np.array(filled(dense.keys, dense.length)), np.array(filled(dense.values, dense.length))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=40, deadline=None)
+@given(
+    moves=st.lists(st.one_of(st.integers(1, 300), st.integers(-300, -1)), min_size=1, max_size=8),
+    batch=st.integers(1, 3),
+)
+def test_appends_and_trims_equal_concatenation(mode: KernelMode, moves: list[int], batch: int) -> None:
+    cache = KVCache(CONFIG, batch=batch, kernels=resolve(mode))
+    keys, values = (np.zeros((batch, 2, 0, 64), np.float32) for _ in range(2))
+    for seed, move in enumerate(moves):
+        if move < 0:
+            drop = min(-move, cache.offset)
+            cache.trim(drop)
+            length = keys.shape[2] - drop
+            keys, values = keys[:, :, :length], values[:, :, :length]
+        else:
+            new_keys, new_values = fresh(move, batch, seed)
+            views = [layer.append(new_keys, new_values) for layer in cache.layers]
+            keys = np.concatenate([keys, np.array(new_keys)], axis=2)
+            values = np.concatenate([values, np.array(new_values)], axis=2)
+            for view in views:
+                got_keys, got_values = held(view)
+                assert np.array_equal(got_keys, keys)
+                assert np.array_equal(got_values, values)
+        assert cache.offset == keys.shape[2] <= cache.capacity or cache.capacity == 0
+        assert cache.capacity % STEP == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_packed_views_hold_every_token_packed_alone(mode: KernelMode, bits: int) -> None:
+    cache = KVCache(CONFIG, batch=2, kv_bits=bits, kernels=resolve(mode))
+    parts = [fresh(length, 2, seed) for seed, length in enumerate((40, 1, 1, 300, 1))]
+    for keys, values in parts:
+        view = cache.layers[1].append(keys, values)
+    assert isinstance(view, QuantizedView)
+    for got, index in zip(held(view), (0, 1), strict=True):
+        whole = mx.concatenate([part[index] for part in parts], axis=2)
+        alone = mx.dequantize(*mx.quantize(whole, group_size=64, bits=bits), group_size=64, bits=bits)
+        assert np.array_equal(got, np.array(alone))
+        # nowhere further off than the step between two codes
+        step = (np.array(whole).max(-1) - np.array(whole).min(-1)) / (2**bits - 1)
+        assert (np.abs(got - np.array(whole)).max(-1) <= 1.05 * step).all()
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_trimmed_tokens_leave_no_trace(bits: int | None) -> None:
+    """What follows a trim is as if the trimmed tokens had never been."""
+    first, wrong, right = fresh(7, seed=1), fresh(30, seed=2), fresh(5, seed=3)
+    one, two = KVCache(CONFIG, kv_bits=bits), KVCache(CONFIG, kv_bits=bits)
+    one.layers[0].append(*first)
+    one.layers[0].append(*wrong)
+    for layer in one.layers[1:]:
+        layer.append(*first)
+        layer.append(*wrong)
+    one.trim(30)
+    two.layers[0].append(*first)
+    for got, want in zip(held(one.layers[0].append(*right)), held(two.layers[0].append(*right)), strict=True):
+        assert np.array_equal(got, want)
+
+
+def test_trimming_more_than_there_is_is_a_mistake() -> None:
+    cache = KVCache(CONFIG)
+    for layer in cache.layers:
+        layer.append(*fresh(3))
+    with pytest.raises(AssertionError):
+        cache.trim(4)
+    cache.trim(3)
+    assert cache.offset == 0
+
+
+def test_capacity_grows_geometrically() -> None:
+    """Copies over a whole generation stay within a few times its length."""
+    capacity, copied, growths = 0, 0, 0
+    for needed in range(1, 40_001):
+        if needed > capacity:
+            copied += needed - 1
+            capacity = grown(capacity, needed)
+            growths += 1
+    assert growths < 16
+    assert copied < 3 * 40_000
+    assert capacity < 1.5 * 40_000 + STEP
+    assert grown(0, 1) == STEP
+    assert grown(256, 5000) == 5120  # a long prompt is not rounded up by half
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_updates_the_buffers_in_place(mode: KernelMode) -> None:
+    """One token appended to a long cache may not copy the cache."""
+    cache = KVCache(CONFIG, kernels=resolve(mode))
+    for layer in cache.layers:
+        layer.append(*fresh(20_000))
+    mx.eval(cache.arrays)
+    one = fresh(1)
+    mx.eval(one)
+
+    def step() -> None:
+        for layer in cache.layers:
+            view = layer.append(*one)
+            mx.eval(filled(view.keys, view.length)[:, :, -1:] + 0, filled(view.values, view.length)[:, :, -1:] + 0)
+
+    step()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    for _ in range(5):
+        step()
+    assert cache.nbytes > 30_000_000
+    assert mx.get_peak_memory() - before < 1_000_000
+
+
+def test_dtype_is_that_of_the_first_keys_or_the_one_asked_for() -> None:
+    keys, values = (part.astype(mx.bfloat16) for part in fresh(3))
+    assert KVCache(CONFIG).layers[0].append(keys, values).keys.dtype == mx.bfloat16
+    view = KVCache(CONFIG, dtype=mx.float16).layers[0].append(keys, values)
+    assert (view.keys.dtype, view.values.dtype) == (mx.float16, mx.float16)
+
+
+def test_nbytes_counts_every_buffer_and_starts_at_nothing() -> None:
+    cache = KVCache(CONFIG, batch=2)
+    assert (cache.nbytes, cache.capacity, cache.offset) == (0, 0, 0)
+    for layer in cache.layers:
+        layer.append(*fresh(3, 2))
+    assert cache.nbytes == 3 * 2 * (2 * 2 * STEP * 64 * 4)
+    assert len(cache.arrays) == 6
+
+
+def test_the_number_of_rows_is_checked() -> None:
+    with pytest.raises(AssertionError, match="rows"):
+        KVCache(CONFIG, batch=2).layers[0].append(*fresh(3, 1))
+
+
+@pytest.mark.parametrize("bits", [0, 2, 16])
+def test_other_widths_are_refused(bits: int) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        KVCache(CONFIG, kv_bits=bits)
+    assert caught.value.param == "kv_bits"
+
+
+def test_group_sizes() -> None:
+    assert [kv_group_size(width, 8) for width in (128, 64, 96, 32)] == [64, 64, 32, 32]
+    with pytest.raises(InvalidRequest):
+        kv_group_size(48, 4)
+
+
+def test_without_a_cache_a_view_is_what_came_in() -> None:
+    keys, values = fresh(5)
+    view = Uncached().append(keys, values)
+    assert view == DenseView(keys, values, 5)

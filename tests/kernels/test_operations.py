@@ -1,0 +1,179 @@
+"""Each operation against its formula in float64, for every implementation that this machine can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from qwen3_mlx.config import RopeConfig
+from qwen3_mlx.kernels import DenseView, Kernels, QuantizedView, resolve
+from qwen3_mlx.kernels.reference import SORT_FROM
+from qwen3_mlx.model.linear import QuantizedSwitchLinear, SwitchLinear, TransposedSwitchLinear
+from qwen3_mlx.model.rope import frequencies
+
+EPS = 1e-6
+
+
+@pytest.fixture(params=["reference", "emulate"])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return resolve(request.param)
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def close(got: mx.array, want: np.ndarray, tolerance: float = 2e-5) -> None:
+    assert got.shape == want.shape
+    assert np.abs(np.array(got.astype(mx.float32)) - want).max() < tolerance * max(1.0, np.abs(want).max())
+
+
+def norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + EPS) * weight
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e3])
+def test_rms_norm(kernels: Kernels, rows: int, size: float) -> None:
+    x, weight = draw(2, rows, 96) * np.float32(size), draw(96, seed=1)
+    close(kernels.rms_norm(mx.array(x), mx.array(weight), EPS), norm(x, weight))
+
+
+def test_rms_norm_keeps_the_dtype_and_sums_in_float32(kernels: Kernels) -> None:
+    x = mx.array(draw(1, 1, 4096) * 100).astype(mx.bfloat16)
+    weight = mx.ones((4096,), mx.bfloat16)
+    got = kernels.rms_norm(x, weight, EPS)
+    assert got.dtype == mx.bfloat16
+    close(got, norm(np.array(x.astype(mx.float32)), np.ones(4096)), 2**-8)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 1), (37, 1), (0, 9), (1000, 4), (100_000, 1)])
+def test_norm_rope(kernels: Kernels, offset: int, length: int) -> None:
+    heads, weight = draw(2, 3, length, 64), draw(3, 1, 64, seed=1)
+    rotation = kernels.rotation(frequencies(RopeConfig(10000.0), 64), offset, length)
+    got = kernels.norm_rope(mx.array(heads), mx.array(weight), EPS, rotation)
+    normed = norm(heads, weight)
+    angles = np.arange(offset, offset + length)[:, None] * 10000.0 ** (-np.arange(32) / 32)
+    first, second = normed[..., :32], normed[..., 32:]
+    turned = [first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)]
+    # an angle of 100,000 radians is known to 4e-3 in float32
+    close(got, np.concatenate(turned, axis=-1), 2e-5 if offset < 10_000 else 1e-2)
+
+
+def attention(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float) -> np.ndarray:
+    group = queries.shape[1] // keys.shape[1]
+    keys, values = (np.repeat(x.astype(np.float64), group, axis=1) for x in (keys, values))
+    scores = queries.astype(np.float64) @ keys.swapaxes(2, 3) * scale
+    length, total = scores.shape[2:]
+    scores[:, :, ~np.tri(length, total, total - length, dtype=bool)] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ values
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (6, 2), (5, 1), (7, 7)])
+@pytest.mark.parametrize(
+    ("length", "total", "capacity"), [(1, 1, 1), (1, 40, 64), (6, 6, 6), (6, 40, 64), (40, 40, 40)]
+)
+def test_attend(kernels: Kernels, heads: int, kv_heads: int, length: int, total: int, capacity: int) -> None:
+    queries = draw(2, heads, length, 32)
+    keys, values = draw(2, kv_heads, capacity, 32, seed=1), draw(2, kv_heads, capacity, 32, seed=2)
+    view = DenseView(mx.array(keys), mx.array(values), total)
+    got = kernels.attend(mx.array(queries), view, 0.3)
+    close(got, attention(queries, keys[:, :, :total], values[:, :, :total], 0.3))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("length", [1, 5])
+def test_attend_to_a_packed_view(kernels: Kernels, bits: int, length: int) -> None:
+    """Exactly what attending to the unpacked values gives."""
+    queries, total = draw(2, 6, length, 64), 30
+    packed = [mx.quantize(mx.array(draw(2, 2, 48, 64, seed=seed)), group_size=32, bits=bits) for seed in (1, 2)]
+    keys, values = (np.array(mx.dequantize(*p, group_size=32, bits=bits))[:, :, :total] for p in packed)
+    view = QuantizedView(tuple(packed[0]), tuple(packed[1]), total, bits, 32, mx.float32)
+    close(kernels.attend(mx.array(queries), view, 0.2), attention(queries, keys, values, 0.2))
+
+
+def test_swiglu(kernels: Kernels) -> None:
+    gate, up = draw(3, 50) * 4, draw(3, 50, seed=1)
+    close(kernels.swiglu(mx.array(gate), mx.array(up)), gate / (1 + np.exp(-gate.astype(np.float64))) * up)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("top_k", [1, 3, 8])
+def test_route(kernels: Kernels, top_k: int, normalise: bool) -> None:
+    logits = draw(20, 8) * 3
+    experts, weights = kernels.route(mx.array(logits), top_k, normalise)
+    assert weights.dtype == mx.float32
+    full = np.exp(logits.astype(np.float64))
+    full /= full.sum(-1, keepdims=True)
+    best = np.argsort(-full, axis=-1)[:, :top_k]
+    order = np.argsort(np.array(experts), axis=-1)
+    assert np.array_equal(np.take_along_axis(np.array(experts), order, -1), np.sort(best, axis=-1))
+    want = np.take_along_axis(full, np.array(experts).astype(int), -1)
+    close(weights, want / want.sum(-1, keepdims=True) if normalise else want)
+
+
+def test_route_computes_in_float32(kernels: Kernels) -> None:
+    """bf16 logits are exact, their softmax must not be rounded to bf16."""
+    logits = mx.array(draw(4, 128)).astype(mx.bfloat16)
+    experts, weights = kernels.route(logits, 8, False)
+    full = np.exp(np.array(logits.astype(mx.float32)).astype(np.float64))
+    full /= full.sum(-1, keepdims=True)
+    close(weights, np.take_along_axis(full, np.array(experts).astype(int), -1), 1e-6)
+
+
+Stack = Callable[[np.ndarray], SwitchLinear | TransposedSwitchLinear]
+
+
+def plain(weight: np.ndarray) -> SwitchLinear:
+    leaf = SwitchLinear(1, 1, 1)
+    leaf.weight = mx.array(weight)
+    return leaf
+
+
+def transposed(weight: np.ndarray) -> TransposedSwitchLinear:
+    return TransposedSwitchLinear(mx.contiguous(mx.swapaxes(mx.array(weight), 1, 2)))
+
+
+@pytest.mark.parametrize("stack", [plain, transposed])
+@pytest.mark.parametrize("rows", [1, 3, SORT_FROM // 2, 100])
+def test_moe_swiglu(kernels: Kernels, stack: Stack, rows: int) -> None:
+    """Below and above the number of pairs from which they are sorted by expert."""
+    experts_count, top_k, hidden, inner = 6, 2, 24, 16
+    gate_up, down = draw(experts_count, 2 * inner, hidden, seed=1), draw(experts_count, hidden, inner, seed=2)
+    x, weights = draw(rows, hidden), np.abs(draw(rows, top_k, seed=3))
+    experts = np.stack([np.random.RandomState(row).permutation(experts_count)[:top_k] for row in range(rows)])
+    got = kernels.moe_swiglu(
+        mx.array(x), mx.array(experts.astype(np.uint32)), mx.array(weights), stack(gate_up), stack(down)
+    )
+    want = np.zeros((rows, hidden))
+    for row in range(rows):
+        for expert, weight in zip(experts[row], weights[row], strict=True):
+            gate, up = np.split(gate_up[expert].astype(np.float64) @ x[row], 2)
+            want[row] += weight * (down[expert] @ (gate / (1 + np.exp(-gate)) * up))
+    close(got, want)
+
+
+@pytest.mark.parametrize("rows", [2, 100])
+def test_moe_swiglu_on_packed_experts(rows: int) -> None:
+    from qwen3_mlx.config import QuantSpec
+
+    kernels, spec = resolve("emulate"), QuantSpec(4, 32)
+    weights = [draw(4, 64, 32, seed=1), draw(4, 32, 32, seed=2)]
+    packed = [mx.quantize(mx.array(w), group_size=32, bits=4) for w in weights]
+    opened = [plain(np.array(mx.dequantize(*p, group_size=32, bits=4))) for p in packed]
+    x, scores = mx.array(draw(rows, 32)), mx.array(np.abs(draw(rows, 2)))
+    experts = mx.array(np.random.RandomState(0).randint(0, 4, (rows, 2)).astype(np.uint32))
+    got = kernels.moe_swiglu(x, experts, scores, *(QuantizedSwitchLinear(*p, spec) for p in packed))
+    close(got, np.array(kernels.moe_swiglu(x, experts, scores, *opened)))
+
+
+def test_write(kernels: Kernels) -> None:
+    buffer, new = draw(2, 3, 10, 4), draw(2, 3, 2, 4, seed=1)
+    got = kernels.write(mx.array(buffer), mx.array(new), kernels.start(5))
+    buffer[:, :, 5:7] = new
+    assert np.array_equal(np.array(got), buffer)
