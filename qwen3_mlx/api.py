@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import hub
+from .config import ModelConfig
 from .control.collect import collect
 from .engine.engine import Engine, LocalEngine
 from .engine.streams import EventStream, astream
-from .errors import InvalidRequest
+from .errors import CheckpointError, InvalidRequest
 from .text.chat import ChatTemplate, ends_in_thinking, thinking_requested
 from .text.defaults import Defaults
 from .text.tokenizer import Tokenizer
@@ -20,7 +21,6 @@ from .types import Completion, Event, KernelMode, Message, Request, SamplingPara
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from .config import ModelConfig
     from .model.qwen3 import Qwen3 as Model
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
@@ -76,14 +76,24 @@ class Qwen3:
         if kv_bits not in (None, 4, 8):
             raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
         folder = hub.resolve(str(name_or_path))
-        from .engine.runner import Runner  # the first import of mlx; a wrong name fails before it
+        config = ModelConfig.from_folder(folder)
+        context = _context(context, config)
+        tokenizer = Tokenizer.from_folder(folder)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer knows {tokenizer.vocab_size:,} tokens, the model {config.vocab_size:,}: they do not"
+                " belong together",
+                folder,
+            )
+        template = ChatTemplate.from_folder(folder)
+        defaults = Defaults.from_folder(folder, hybrid=template.hybrid)
+        from .cache.kv import kv_group_size  # the first import of mlx: most mistakes are found before it
+        from .engine.runner import Runner
         from .weights import load_model
 
-        tokenizer = Tokenizer.from_folder(folder)
-        template = ChatTemplate.from_folder(folder)
-        defaults = Defaults.from_folder(folder)
-        model, config = load_model(folder, bits=bits, kernels=kernels)
-        context = _context(context, config)
+        if kv_bits is not None:
+            kv_group_size(config.head_dim, kv_bits)
+        model, _ = load_model(folder, bits=bits, kernels=kernels)
         engine = LocalEngine(
             Runner(model, config, kv_bits),
             tokenizer,

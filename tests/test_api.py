@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qwen3_mlx import (
+    CheckpointError,
     Completion,
     ContextOverflow,
     EngineError,
@@ -239,6 +241,15 @@ def test_bad_options_are_refused_by_name(options: dict[str, object]) -> None:
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(ModelNotFound, match="no-such-folder"):
         Qwen3.load("./no-such-folder")
+
+
+def test_a_tokenizer_of_another_model_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(hub.resolve("demo"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 640}))
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        Qwen3.load(folder)
 
 
 def test_a_closed_model_says_so(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 
 import mlx.core as mx
 
-from ..cache.kv import KVCache, kv_group_size
+from ..cache.kv import KVCache
 from ..config import ModelConfig
 from ..errors import EngineError
 from ..model.qwen3 import Qwen3 as Model
@@ -16,7 +16,7 @@ from .row import Draw, Row
 
 
 class Runner:
-    """Runs rows on a model. ``kv_bits`` (8 or 4) keeps their caches packed; InvalidRequest where heads do not divide.
+    """Runs rows on a model. ``kv_bits`` (8 or 4) keeps their caches packed.
 
     Rows are run on the engine's one thread: MLX streams are thread-local.
     """
@@ -25,8 +25,6 @@ class Runner:
         self.model = model
         self.config = config
         self.kv_bits = kv_bits
-        if kv_bits is not None:
-            kv_group_size(config.head_dim, kv_bits)
 
     def start(self, row: Row) -> None:
         """Give the row its cache and its sampler."""
