@@ -11,12 +11,12 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from .config import QuantSpec
+from .costs import ROUTER
 from .errors import InvalidRequest
 from .names import Kind
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
-ROUTER = QuantSpec(bits=8, group_size=64)
 
 
 def affine(bits: int, group_size: int = 64) -> QuantSpec:

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from qwen3_mlx import costs
 from qwen3_mlx.checkpoint import Checkpoint
 from qwen3_mlx.config import ModelConfig, QuantSpec
 from qwen3_mlx.convert import Result, convert
@@ -178,6 +179,19 @@ def test_card_without_a_repository_names_none(tmp_path: Path) -> None:
     convert(makers.dense(tmp_path / "hf"), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "base_model" not in card and str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(
+    "raw", [makers.DENSE, makers.MOE, {**makers.MOE, "hidden_size": 96}], ids=["dense", "moe", "96"]
+)
+@pytest.mark.parametrize("spec", [QuantSpec(4, 64), QuantSpec(3, 32)], ids=str)
+def test_size_is_what_costs_foretells(tmp_path: Path, raw: dict[str, Any], spec: QuantSpec) -> None:
+    source = makers.write(tmp_path / "hf", raw, makers.weights(raw))
+    result = convert(source, tmp_path / "out", bits=spec.bits, group_size=spec.group_size)
+    config = ModelConfig.from_dict(raw)
+    assert result.bytes_before == costs.weight_bytes(config)
+    assert result.bytes_after == costs.weight_bytes(config, spec=spec)
+    assert result.parameters == costs.parameters(config).total
 
 
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
