@@ -227,7 +227,7 @@ _ASKS_FOR_TEXT = re.compile(r"arguments\s+is\s+(not\s+)?(string|mapping)")
 def _reason(error: BaseException) -> str:
     """One line, of bounded length."""
     if isinstance(error, RecursionError):
-        return "it calls itself without end"
+        return "it is nested, or calls itself, too deeply"
     if isinstance(error, MemoryError):
         return "it ran out of memory"
     return " ".join(str(error).split())[:300] or type(error).__name__

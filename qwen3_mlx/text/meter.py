@@ -20,6 +20,19 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES: tuple[Any, ...] = (list, tuple, type({}.keys()), type({}.values()), type({}.items()), set, frozenset)
 
 
+def _parts(item: Any) -> Any:
+    """What an object that is no plain JSON value writes out when it is printed."""
+    if isinstance(item, str):
+        return (str(item),)
+    if isinstance(item, dict):
+        return (*item.keys(), *item.values())
+    if isinstance(item, _SEQUENCES):
+        return item
+    if type(item).__name__ == "Namespace":
+        return (item._Namespace__attrs,)
+    return ()
+
+
 class Overrun(BaseException):
     """A template went beyond its time or its allowance. Not an Exception: no filter may swallow it."""
 
@@ -53,29 +66,32 @@ class Meter:
         if kind in _SCALARS:
             return NODE
         total = NODE
-        stack: list[Any] = [value]
         steps = 0
+        stack: list[Any] = [value]
         while stack:
             steps += 1
             if not steps % 4096:
                 self.tick()
             item = stack.pop()
-            if isinstance(item, str):
+            kind = type(item)
+            if kind is str:
                 total += len(item)
-                continue
-            if isinstance(item, dict):
-                total += 2 * NODE * len(item)
-                parts: Any = (*item.keys(), *item.values()) if total <= self._left else ()
-            elif isinstance(item, _SEQUENCES):
-                total += NODE * len(item)
-                parts = item if total <= self._left else ()
-            elif type(item).__name__ == "Namespace":
-                total, parts = total + NODE, (item._Namespace__attrs,)
-            else:
-                continue
-            if total > self._left:
-                self.tick(total)
-            stack.extend(parts)
+            elif kind is dict:
+                total = self._bounded(total + 2 * NODE * len(item))
+                stack.extend(item)
+                stack.extend(item.values())
+            elif kind is list or kind is tuple:
+                total = self._bounded(total + NODE * len(item))
+                stack.extend(item)
+            elif kind not in _SCALARS:
+                parts = _parts(item)
+                total = self._bounded(total + NODE * (1 + len(parts)))
+                stack.extend(parts)
+        return self._bounded(total)
+
+    def _bounded(self, total: int) -> int:
+        if total > self._left:
+            self.tick(total)
         return total
 
     def weighed(self, value: Any) -> Any:

@@ -49,8 +49,8 @@ class MeteredCode(CodeGenerator):
         return super().visit(node, *args, **kwargs)
 
     def blockvisit(self, body: Iterable[nodes.Node], frame: Frame) -> None:
-        body = list(body)
-        self.writeline(f"environment.meter.tick({sum(map(_static_size, body))})")
+        body = list(body)  # statements, all of them surveyed
+        self.writeline(f"environment.meter.tick({sum(node.constant_text for node in body)})")  # type: ignore[attr-defined]
         super().blockvisit(body, frame)
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
@@ -127,9 +127,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         every branch.
         """
         tree = self.parse(source)
-        variables = len({name.name for name in tree.find_all(nodes.Name)})
-        branches = sum(1 for _ in tree.find_all((nodes.If, nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)))
-        if variables * branches > MAX_SYMBOLS:
+        survey = _Survey()
+        survey.measure(tree)
+        if len(survey.variables) * survey.branches > MAX_SYMBOLS:
             raise SecurityError("it has too many variables and branches")
         return tree
 
@@ -208,14 +208,31 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.meter.tick(text.count("{") * (1000 + self.meter.weigh(values)))
 
 
-def _static_size(node: nodes.Node) -> int:
-    """Characters of constant text in a part of a template: what one pass through it can put out by itself."""
-    size = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
-    size += sum(len(const.value) for const in node.find_all(nodes.Const) if isinstance(const.value, str))
-    for kind, field in ((nodes.TemplateData, "data"), (nodes.Const, "value")):
-        if isinstance(node, kind) and isinstance(getattr(node, field), str):
-            size += len(getattr(node, field))
-    return size
+class _Survey:
+    """One walk over a syntax tree: how many variables and branches, and into each node (``constant_text``) how many
+    characters it can put out by itself in one pass.
+    """
+
+    def __init__(self) -> None:
+        self.variables: set[str] = set()
+        self.branches = 0
+
+    def measure(self, node: nodes.Node) -> int:
+        size = 0
+        if isinstance(node, nodes.TemplateData):
+            size = len(node.data)
+        elif isinstance(node, nodes.Const):
+            size = len(node.value) if isinstance(node.value, str) else 0
+        elif isinstance(node, nodes.Name):
+            self.variables.add(node.name)
+        else:
+            self.branches += isinstance(node, _BRANCHES)
+            size = sum(map(self.measure, node.iter_child_nodes()))
+        node.constant_text = size  # type: ignore[attr-defined]
+        return size
+
+
+_BRANCHES = (nodes.If, nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 
 
 def _is_literal(node: nodes.Expr) -> bool:
