@@ -58,3 +58,15 @@ def test_half_of_the_widths_packed(tmp_path: Path) -> None:
     out = convert(source, tmp_path / "out").output
     model, _ = load_model(out)
     assert set(dict(tree_flatten(model.parameters()))) == set(Checkpoint(out))
+
+
+def test_config_of_transformers_5(tmp_path: Path) -> None:
+    """mlx-lm refuses such a folder as it is ("missing num_experts and rope_theta"); converted, it takes it."""
+    from mlx_lm.utils import load_model
+
+    raw = {key: value for key, value in makers.MOE.items() if key not in ("rope_theta", "rope_scaling", "num_experts")}
+    raw |= {"num_local_experts": 4, "rope_parameters": {"rope_theta": 5e6, "rope_type": "default"}}
+    source = makers.write(tmp_path / "hf", raw, makers.fused(makers.weights(makers.MOE), 4))
+    model, config = load_model(convert(source, tmp_path / "out").output)
+    assert (config["num_experts"], config["rope_theta"], config["rope_scaling"]) == (4, 5e6, None)
+    assert model.layers[0].self_attn.rope.base == 5e6

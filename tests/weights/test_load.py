@@ -60,6 +60,10 @@ def typically_apart(a: mx.array, b: mx.array) -> float:
 KINDS: dict[str, dict[str, Any]] = {
     "dense": makers.DENSE,
     "untied": {**makers.DENSE, "tie_word_embeddings": False},
+    "yarn": {
+        **makers.DENSE,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+    },
     "moe": makers.MOE,
     "moe-all": {**makers.MOE, "mlp_only_layers": [], "norm_topk_prob": False, "tie_word_embeddings": True},
 }
