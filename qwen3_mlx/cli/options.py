@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from ..packing import BITS
 from ..types import KernelMode, SamplingParams
 
 
@@ -75,7 +74,7 @@ class StopString(click.ParamType):
 
 _MODEL = (
     click.option("--model", metavar="NAME", help="A path, ORG/NAME, or an alias such as qwen3:4b. Default: demo."),
-    click.option("--bits", type=Width(*BITS), help="Quantize an unquantized checkpoint while loading."),
+    click.option("--bits", type=Width(2, 3, 4, 5, 6, 8), help="Quantize an unquantized checkpoint while loading."),
     click.option("--kv-bits", type=Width(4, 8), help="Keep the cache of keys and values at this width."),
     click.option("--context", type=Number(int, 2, hint="at least 2 tokens"), help="Longest conversation, in tokens."),
     click.option("--kernels", type=click.Choice(["auto", "reference", "metal", "emulate"]), help="Which kernels run."),

@@ -90,3 +90,10 @@ def test_width_takes_integers_only() -> None:
     assert Width(4, 8).convert("4", None, None) == 4
     with pytest.raises(click.BadParameter):
         Width(4, 8).convert("4.0", None, None)
+
+
+def test_widths_are_those_that_weights_can_be_packed_to() -> None:
+    from qwen3_mlx.packing import BITS  # brings mlx with it: too late and too slow for an option's own definition
+
+    bits = next(option for option in model_options(lambda options: None).__click_params__ if option.name == "bits")
+    assert bits.type.widths == BITS
