@@ -175,7 +175,7 @@ def test_a_folder_without_a_config(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "config.json").unlink()
     refused(generate("--model", str(checkpoint), QUESTION), str(checkpoint), "config.json")
     (tmp_path / "empty").mkdir()
-    refused(generate("--model", str(tmp_path / "empty"), QUESTION), str(tmp_path / "empty"), "missing")
+    refused(generate("--model", str(tmp_path / "empty"), QUESTION), str(tmp_path / "empty"), "config.json")
 
 
 def test_messages_that_are_no_json(tmp_path: Path) -> None:
