@@ -65,7 +65,9 @@ class Tokenizer:
         self._full.no_truncation()
         self._full.no_padding()
         self.eos_ids = eos_ids
-        self.added: dict[int, str] = {i: t.content for i, t in backend.get_added_tokens_decoder().items()}
+        tokens = backend.get_added_tokens_decoder()
+        self.added: dict[int, str] = {i: token.content for i, token in tokens.items()}
+        self._steering = {i for i, t in tokens.items() if t.special or t.content in CONTROL_NAMES.values()}
         self._added_ids: dict[str, int] = {content: i for i, content in self.added.items()}
         self.control = ControlTokens(**{field: self._added_ids.get(name) for field, name in CONTROL_NAMES.items()})
         self.vocab_size: int = max([backend.get_vocab_size(with_added_tokens=True), *(i + 1 for i in self.added)])
@@ -97,6 +99,8 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError):
             check_unicode(text)
             raise
+        if not trusted and not self._steering.isdisjoint(ids):
+            ids = [part for token in ids for part in self._spelled(token)]
         return ids
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
@@ -135,6 +139,12 @@ class Tokenizer:
     def detokenizer(self) -> Detokenizer:
         """A fresh incremental decoder for one stream of tokens."""
         return Detokenizer(self)
+
+    def _spelled(self, token: int) -> list[int]:
+        """A control token that merges can reach (some vocabularies list them twice), character by character."""
+        if token not in self._steering:
+            return [token]
+        return [part for char in self.added[token] for part in self._plain.encode(char).ids]
 
     def split(self, text: str) -> Iterator[tuple[str, int | None]]:
         """``text`` cut at the names of added tokens: ``(piece, id)`` for those, ``(piece, None)`` in between."""

@@ -163,6 +163,24 @@ def test_other_kinds_of_tokenizer_are_refused(tmp_path: Path) -> None:
         Tokenizer.from_folder(tmp_path)
 
 
+def test_control_tokens_that_merges_can_reach(copy_folder: Path) -> None:
+    """A vocabulary that lists `<think>` among its ordinary tokens, with merges that end in it."""
+    path = copy_folder / "tokenizer.json"
+    value = json.loads(path.read_text())
+    model = value["model"]
+    model["vocab"]["<think>"] = 151667
+    model["merges"] += [["<th", "ink"], ["<think", ">"]]
+    model["vocab"]["<think"] = 151700
+    value["pre_tokenizer"] = value["decoder"]  # Qwen3's cuts before the last character
+    path.write_text(json.dumps(value))
+    tokenizer = Tokenizer.from_folder(copy_folder)
+    assert tokenizer._plain.encode("<think>").ids == [151667]
+    ids = tokenizer.encode("a<think>b", trusted=False)
+    assert 151667 not in ids
+    assert tokenizer.decode(ids) == "a<think>b"
+    assert tokenizer.encode("<think>") == [151667]
+
+
 def test_a_truncating_tokenizer_does_not_truncate(copy_folder: Path, backend) -> None:
     path = copy_folder / "tokenizer.json"
     value = json.loads(path.read_text())
