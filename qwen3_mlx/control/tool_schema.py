@@ -13,7 +13,7 @@ _NAMES: dict[type, str] = {str: "string", bool: "boolean", int: "integer", float
 _ANY = frozenset({"string", "boolean", "integer", "number", "null", "object", "array"})
 _STRING = frozenset({"string"})
 _WHOLE = re.compile(r"([+-]?)(?:0*+([1-9][0-9]*+)|0++)(\.0++)?")
-_MAX_DEPTH = 16  # of references and alternatives: a schema may refer to itself
+_MAX_DEPTH = 32  # of references and alternatives within each other; what lies deeper may be anything
 
 
 def parameter_schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -35,39 +35,34 @@ def types_of(parameters: Mapping[str, Any], key: str) -> frozenset[str]:
         schema = parameters.get("additionalProperties")
     if not isinstance(schema, Mapping):
         return _STRING
-    return _types(schema, parameters, 0)
+    return _types(schema, parameters, set(), 0) or _ANY
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str]:
+def _types(schema: Any, root: Mapping[str, Any], seen: set[str], depth: int) -> frozenset[str]:
+    """A reference is followed once (``seen``): what comes back to it adds no type, and the work stays linear."""
     if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
         return _ANY
-    if isinstance(schema.get("$ref"), str):
-        return _types(_resolve(schema["$ref"], root), root, depth + 1)
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        if reference in seen:
+            return frozenset()
+        seen.add(reference)
+        return _types(_resolve(reference, root), root, seen, depth + 1)
     declared = schema.get("type")
-    found: set[str] = set()
-    if isinstance(declared, str):
-        found.add(declared)
-    elif isinstance(declared, list):
-        found.update(t for t in declared if isinstance(t, str))
-    elif isinstance(values := _values(schema), list):
-        found.update(_type_name(v) for v in values)
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    options = schema.get("anyOf", schema.get("oneOf"))
+    parts = schema.get("allOf")
+    if isinstance(declared, (str, list)):
+        found = frozenset([declared] if isinstance(declared, str) else [t for t in declared if isinstance(t, str)])
+    elif isinstance(values, list):
+        found = frozenset(_type_name(value) for value in values)
+    elif isinstance(options, list):
+        found = frozenset().union(*(_types(option, root, seen, depth + 1) for option in options))
+    elif isinstance(parts, list):
+        found = _ANY.intersection(*filter(None, (_types(part, root, seen, depth + 1) for part in parts)))
     else:
-        for union in ("anyOf", "oneOf"):
-            if isinstance(schema.get(union), list):
-                for option in schema[union]:
-                    found |= _types(option, root, depth + 1)
-                break
-        else:
-            if isinstance(schema.get("allOf"), list) and schema["allOf"]:
-                options = [_types(option, root, depth + 1) for option in schema["allOf"]]
-                found |= frozenset.intersection(*options)
-    if schema.get("nullable") is True:
-        found.add("null")
-    return frozenset(found) or _ANY
-
-
-def _values(schema: Mapping[str, Any]) -> Any:
-    return [schema["const"]] if "const" in schema else schema.get("enum")
+        found = _ANY
+    return found | {"null"} if schema.get("nullable") is True else found
 
 
 def _type_name(value: Any) -> str:

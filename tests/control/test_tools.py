@@ -170,6 +170,10 @@ def test_without_tools_markup_passes_untouched(case: str) -> None:
     check(output, [("text", output), ("calls", "0")], tools=[])
 
 
+def deep_schema(depth: int) -> dict[str, Any]:
+    return {"anyOf": [deep_schema(depth - 1)]} if depth else {"type": "string"}
+
+
 CODER = {
     "type": "function",
     "function": {
@@ -193,12 +197,16 @@ CODER = {
                 "fixed": {"const": 3},
                 "loop": {"$ref": "#/$defs/Loop"},
                 "lost": {"$ref": "#/$defs/Nowhere"},
+                "tree": {"$ref": "#/$defs/Tree"},
+                "deep": deep_schema(200),
+                "both": {"allOf": [{"type": ["string", "integer"]}, {"type": ["integer", "boolean"]}, {}]},
                 "any": {},
             },
             "$defs": {
                 "Unit": {"type": "string", "enum": ["C", "F"]},
                 "Place": {"type": "object", "properties": {}},
                 "Loop": {"$ref": "#/$defs/Loop"},
+                "Tree": {"oneOf": [{"type": "integer"}, *[{"$ref": "#/$defs/Tree"}] * 8, {"$ref": "#/$defs/Loop"}]},
             },
         },
     },
@@ -264,6 +272,11 @@ VALUES = [
     ("fixed", "3", 3),
     ("loop", "3", 3),
     ("lost", "[3]", [3]),
+    ("tree", "3", 3),
+    ("tree", "[3]", "[3]"),
+    ("deep", "3", 3),
+    ("both", "3", 3),
+    ("both", "true", "true"),
     ("any", "true", True),
     ("any", "3.5", 3.5),
     ("any", "text", "text"),
