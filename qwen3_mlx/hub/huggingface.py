@@ -48,8 +48,8 @@ def cached(repo: str) -> Path | None:
 def fetch(repo: str, say: Callable[[str], None]) -> Path:
     """The folder of ``repo``, downloaded if it is not cached.
 
-    A connection that is cut is taken up again at the byte where it broke; files that arrived whole in an earlier run
-    are not fetched again.
+    A connection that is cut is taken up again where it broke, in the same run and (but for Xet storage, see
+    ``resume``) in the next.
 
     Raises ``ModelNotFound`` (no such repository, or none this token may read), ``Unavailable`` (no answer, cut off,
     offline) and ``OutputError`` (a cache that cannot be written, or has no room).
@@ -64,17 +64,22 @@ def fetch(repo: str, say: Callable[[str], None]) -> Path:
     sizes = _list(repo)
     folder = _download(repo, [name for name in files.SMALL if name in sizes]) if "config.json" in sizes else Path()
     wanted = files.indexed(folder / files.INDEX) or files.weights(sizes)
-    if "config.json" not in sizes or not wanted:
-        lacking = "safetensors weights" if "config.json" in sizes else "config.json"
+    if lacking := _lacking(sizes, wanted):
         raise ModelNotFound(f"{repo} at {endpoint()} has no {lacking}: it is not a checkpoint this program can load")
     _check_room(repo, folder, sizes, wanted)
     total = sum(sizes.get(name, 0) for name in wanted)
     for line in names.before_download(repo, total, quantized=files.quantized(folder), into=cache_folder()):
         say(line)
-    folder = _download(repo, wanted)
-    if lacking_files := files.missing(folder):
-        raise Unavailable(f"{repo} arrived without {', '.join(lacking_files[:3])}: run the same command again")
+    folder = _download_weights(repo, wanted)
+    if missing := files.missing(folder):
+        raise Unavailable(f"{repo} arrived without {', '.join(missing[:3])}: run the same command again")
     return folder
+
+
+def _lacking(sizes: dict[str, int], wanted: list[str]) -> str:
+    """What a repository's files lack to be a checkpoint, or an empty text."""
+    absent = [name for name in ("config.json", "tokenizer.json", *wanted) if name not in sizes]
+    return ", ".join(absent[:3]) if absent or wanted else "safetensors weights"
 
 
 def _storage(repo: str) -> Path:
@@ -123,9 +128,20 @@ def _download(repo: str, wanted: list[str]) -> Path:
         network.explain(error, repo, _remote(repo), started=True)
 
 
+def _download_weights(repo: str, wanted: list[str]) -> Path:
+    from . import resume
+
+    try:
+        resume.prefetch(repo, wanted, endpoint(), _storage(repo) / "blobs")
+    except Exception as error:
+        network.explain(error, repo, _remote(repo), started=True)
+    return _download(repo, wanted)
+
+
 def _check_room(repo: str, folder: Path, sizes: dict[str, int], wanted: list[str]) -> None:
-    """Refuse to start a download that the disk cannot hold; files that are there already need no room."""
+    """Refuse to start a download that the disk cannot hold; what is there already, even in part, needs no room."""
     needed = sum(sizes.get(name, 0) for name in wanted if not (folder / name).is_file())
+    needed -= sum(part.stat().st_size for part in (_storage(repo) / "blobs").glob("*.part"))
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(

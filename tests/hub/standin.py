@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,12 @@ class Hub:
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     #: File name -> how many more times its transfer is cut in the middle.
     cuts: dict[str, int] = field(default_factory=dict)
+    #: Files whose transfer stops in the middle without a word.
+    stalls: set[str] = field(default_factory=set)
+    #: Whether the files are said to be in Xet storage.
+    xet: bool = False
+    #: Another address that a file's request is redirected to, as to a storage server.
+    storage: str = ""
     #: File name -> a size to announce instead of the true one.
     announced: dict[str, int] = field(default_factory=dict)
     #: A status for every request, with the hub's error code; None answers truly.
@@ -35,7 +42,7 @@ class Hub:
     def fetched(self) -> list[str]:
         """The names of the files whose bytes were asked for, each once."""
         paths = {path for method, path, _ in self.requests if method == "GET" and "/resolve/" in path}
-        return sorted(unquote(path.split(f"/{COMMIT}/", 1)[1]) for path in paths)
+        return sorted({re.split("/resolve/[^/]+/", path)[1] for path in paths})
 
 
 @contextmanager
@@ -96,7 +103,10 @@ class Handler(BaseHTTPRequestHandler):
         cut = self.command == "GET" and self.hub.cuts.get(name, 0) > 0
         if cut:
             self.hub.cuts[name] -= 1
-        self.send(206 if start else 200, content[start:], headers, cut=cut)
+        stall = self.command == "GET" and name in self.hub.stalls
+        self.send(206 if start else 200, content[start:], headers, cut=cut or stall)
+        while stall and name in self.hub.stalls:
+            time.sleep(0.02)
 
     def send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False) -> None:
         self.send_response(status)
@@ -119,6 +129,9 @@ class HuggingFace(Handler):
             return self._repo(match[1], self._info)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
             return self._repo(match[1], self._tree)
+        if path.startswith("/storage/"):
+            repo, _, name = path.removeprefix("/storage/").strip("/").partition("/resolve/")
+            return self.send_file(name, self.hub.repos[repo][name.partition("/")[2]], {})
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             return self._file(self.hub.repos.get(match[1], {}), unquote(match[2]))
         self.send(404, b"{}")
@@ -135,14 +148,21 @@ class HuggingFace(Handler):
 
     def _tree(self, name: str, files: dict[str, bytes]) -> list[dict[str, Any]]:
         return [
-            {"type": "file", "path": path, "size": len(content), "oid": _etag(content)}
+            {"type": "file", "path": path, "size": len(content), "oid": etag(content)}
             for path, content in files.items()
         ]
 
     def _file(self, files: dict[str, bytes], path: str) -> None:
         if path not in files:
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
-        self.send_file(path, files[path], {"ETag": f'"{_etag(files[path])}"', "X-Repo-Commit": COMMIT})
+        tag = etag(files[path])
+        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
+        if self.hub.xet:
+            headers |= {"X-Xet-Hash": tag, "Link": f'<{self.hub.url}/xet-auth>; rel="xet-auth"'}
+        if self.hub.storage:
+            headers |= {"Location": f"{self.hub.storage}/storage/{self.path}", "X-Linked-Etag": f'"{tag}"'}
+            return self.send(302, b"", headers | {"X-Linked-Size": str(len(files[path]))})
+        self.send_file(path, files[path], headers)
 
 
 class ModelScope(Handler):
@@ -183,5 +203,6 @@ class Kaggle(Handler):
         self.send_json({"code": 404, "message": "not found"}, 404)
 
 
-def _etag(content: bytes) -> str:
-    return hashlib.sha1(content).hexdigest()
+def etag(content: bytes) -> str:
+    """As the real one tags large files: by their SHA-256."""
+    return hashlib.sha256(content).hexdigest()

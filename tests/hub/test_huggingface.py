@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,10 @@ import pytest
 
 from qwen3_mlx import hub as names_hub
 from qwen3_mlx.errors import ModelNotFound, OutputError, Unavailable
-from qwen3_mlx.hub import huggingface
+from qwen3_mlx.hub import huggingface, resume
 
 from .conftest import checkpoint, safetensors, write
-from .standin import COMMIT, Hub
+from .standin import Hub, etag
 
 NEEDED = {
     "config.json",
@@ -94,7 +95,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub, monkeypatch: pyte
     ranges = [
         headers.get("range")
         for method, path, headers in hub.requests
-        if method == "GET" and path.endswith(f"/{COMMIT}/model.safetensors")
+        if method == "GET" and path.endswith("/model.safetensors")
     ]
     assert len(content) // 2 // 10_000 == 5 and ranges == [None, "bytes=50000-"]
 
@@ -111,6 +112,69 @@ def test_a_run_that_died_leaves_its_whole_files_to_the_next(hub: Hub, monkeypatc
     folder = names_hub.resolve("Org/Model", say=quiet)
     assert hub.fetched() == ["model-00003-of-00003.safetensors"]
     assert huggingface.cached("Org/Model") == folder
+
+
+def test_a_run_that_was_killed_leaves_half_a_file_to_the_next(hub: Hub) -> None:
+    content = hub.repos["Org/Model"]["model.safetensors"]
+    hub.stalls = {"model.safetensors"}
+    code = "from qwen3_mlx import hub; hub.resolve('Org/Model')"
+    # Chunks smaller than this small file, as the client's are smaller than a real one.
+    code = "import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = 10_000; " + code
+    running = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    blobs = huggingface.cache_folder() / "models--Org--Model" / "blobs"
+    deadline = time.monotonic() + 60
+    while not any(part.stat().st_size for part in blobs.glob("*.part")):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    hub.stalls.clear()
+    hub.requests.clear()
+    folder = names_hub.resolve("Org/Model", say=quiet)
+    assert (folder / "model.safetensors").read_bytes() == content
+    (fetch,) = [headers for method, path, headers in hub.requests if method == "GET" and "/resolve/" in path]
+    assert int(fetch["range"].removeprefix("bytes=").removesuffix("-")) >= 10_000
+    assert not list(blobs.glob("*.part")) and not list(blobs.glob("*.incomplete"))
+
+
+def test_a_damaged_half_is_not_built_on(hub: Hub) -> None:
+    content = hub.repos["Org/Model"]["model.safetensors"]
+    part = huggingface.cache_folder() / "models--Org--Model" / "blobs" / f"{etag(content)}.part"
+    write(part.parent, {part.name: b"x" * 1000})
+    with pytest.raises(Unavailable, match=r"model.safetensors: what an earlier run left of it was damaged"):
+        names_hub.resolve("Org/Model", say=quiet)
+    folder = names_hub.resolve("Org/Model", say=quiet)
+    assert (folder / "model.safetensors").read_bytes() == content
+
+
+def test_a_half_longer_than_the_file_is_dropped(hub: Hub) -> None:
+    content = hub.repos["Org/Model"]["model.safetensors"]
+    blobs = huggingface.cache_folder() / "models--Org--Model" / "blobs"
+    write(blobs, {f"{etag(content)}.part": content + b"more"})
+    folder = names_hub.resolve("Org/Model", say=quiet)
+    assert (folder / "model.safetensors").read_bytes() == content
+
+
+def test_files_in_xet_storage_are_the_clients(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.xet = True
+    fetched: list[str] = []
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", lambda url, *_, **__: fetched.append(url))
+    resume.prefetch("Org/Model", ["model.safetensors"], hub.url, huggingface.cache_folder() / "blobs")
+    assert fetched == []
+
+
+def test_a_storage_server_is_not_told_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.storage = hub.url.replace("127.0.0.1", "localhost")
+    names_hub.resolve("Org/Model", say=quiet)
+    told = {
+        headers.get("authorization")
+        for method, path, headers in hub.requests
+        if "/storage/" in path and method == "GET"
+    }
+    assert told == {None}
+    asked = {headers.get("authorization") for _, path, headers in hub.requests if "/api/models/" in path}
+    assert asked == {"Bearer hf_secret"}
 
 
 def test_the_token_is_sent(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,13 +211,25 @@ def test_a_hub_in_trouble(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("removed", "lacking"), [("config.json", "config.json"), ("model.safetensors", "safetensors weights")]
+    ("removed", "lacking"),
+    [
+        ("config.json", "config.json"),
+        ("tokenizer.json", "tokenizer.json"),
+        ("model.safetensors", "safetensors weights"),
+    ],
 )
 def test_a_repository_that_is_no_checkpoint(hub: Hub, removed: str, lacking: str) -> None:
     del hub.repos["Org/Model"][removed]
     with pytest.raises(ModelNotFound, match=f"Org/Model at .* has no {lacking}"):
         names_hub.resolve("Org/Model", say=quiet)
     assert "model.safetensors" not in hub.fetched()
+
+
+def test_an_index_that_names_what_is_not_there(hub: Hub) -> None:
+    hub.repos["Org/Model"] = checkpoint(shards=3)
+    del hub.repos["Org/Model"]["model-00002-of-00003.safetensors"]
+    with pytest.raises(ModelNotFound, match=r"Org/Model at .* has no model-00002-of-00003.safetensors: it is not a"):
+        names_hub.resolve("Org/Model", say=quiet)
 
 
 def test_offline_with_nothing_cached_sends_nothing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
