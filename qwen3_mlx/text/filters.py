@@ -26,7 +26,7 @@ WIDE_FIELD = re.compile(r"\{[^{}]*(?:\d{4}|\{)")
 _PLAIN = "abs attr batch count d default first float int items last length list map reject rejectattr reverse"
 _PLAIN += " round safe select selectattr slice"
 # Filters that write, compare or hash their whole input: it is weighed first.
-_WEIGHED = "capitalize center dictsort e escape groupby lower max min sort string title trim truncate unique upper"
+_WEIGHED = "capitalize center dictsort e escape groupby lower max min sort string title truncate unique upper"
 _CAPPED = {"batch", "center", "round", "slice"}  # their number decides how much they make
 _LISTING = {"batch", "groupby", "list", "slice", "sort", "unique"}  # they take a string apart
 _WEIGHED_TESTS = {"==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", "ge", ">=", "<", "lt", "lessthan", "<="}
@@ -50,7 +50,14 @@ def metered_filters(env: Sandbox) -> dict[str, Callable[..., Any]]:
         out[name] = _metered(env, name, DEFAULT_FILTERS[name], weigh=False)
     for name in _WEIGHED.split():
         out[name] = _metered(env, name, DEFAULT_FILTERS[name], weigh=True)
-    for name, func in (("tojson", tojson), ("join", join), ("replace", replace), ("indent", indent), ("sum", total)):
+    for name, func in (
+        ("tojson", tojson),
+        ("join", join),
+        ("replace", replace),
+        ("indent", indent),
+        ("sum", total),
+        ("trim", trim),
+    ):
         out[name] = functools.partial(func, env)
     out["format"] = functools.partial(format_text, env)
     return out
@@ -105,6 +112,8 @@ def tojson(
 ) -> str:
     """JSON as transformers' chat templates have it: key order kept, nothing escaped that need not be."""
     env.meter.tick(env.meter.weigh(value))
+    if separators is not None and max(map(len, separators)) > 16:
+        raise SecurityError("tojson separates by 16 characters at most")
     if indent is None:
         out = json.dumps(value, ensure_ascii=ensure_ascii, separators=separators, sort_keys=sort_keys)
     else:  # every line is indented by its depth: known only as it is written
@@ -161,6 +170,13 @@ def total(env: Sandbox, value: Any, attribute: str | int | None = None, start: A
     return start
 
 
+def trim(env: Sandbox, value: Any, chars: str | None = None) -> str:
+    """``value`` without spaces, or ``chars``, around it."""
+    value = text(env, value)
+    _price_search(env.meter, value, (chars,), {})
+    return str(value).strip(chars)
+
+
 def format_text(env: Sandbox, value: Any, *args: Any, **kwargs: Any) -> str:
     """printf-style formatting."""
     if args and kwargs:
@@ -181,10 +197,21 @@ def _price_copy(meter: Meter, owner: str, args: tuple[Any, ...], kwargs: dict[st
     meter.tick(len(owner))
 
 
+def _price_search(meter: Meter, owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """From the right Python searches naively, and strips by looking every character up: both take the product."""
+    wanted = args[0] if args else kwargs.get("sep")
+    meter.tick(len(owner) + (len(owner) * len(wanted) // 8 if isinstance(wanted, str) else 0))
+
+
 def _price_split(meter: Meter, owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     separator = args[0] if args else kwargs.get("sep")
     pieces = owner.count(separator) if isinstance(separator, str) and separator else len(owner) // 2
     meter.tick(len(owner) + NODE * (pieces + 1))
+
+
+def _price_rsplit(meter: Meter, owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    _price_search(meter, owner, args, kwargs)
+    _price_split(meter, owner, args, kwargs)
 
 
 def _price_replace(meter: Meter, owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -207,15 +234,15 @@ def _price_pad(meter: Meter, owner: str, args: tuple[Any, ...], kwargs: dict[str
         meter.tick(abs(args[0]))
 
 
-_FREE = "startswith endswith find rfind index rindex count isalnum isalpha isascii isdecimal isdigit isidentifier"
+_FREE = "startswith endswith find index count isalnum isalpha isascii isdecimal isdigit isidentifier"
 _FREE += " islower isnumeric isprintable isspace istitle isupper"
-_COPY = (
-    "strip lstrip rstrip lower upper title capitalize casefold swapcase removeprefix removesuffix partition rpartition"
-)
+_COPY = "lower upper title capitalize casefold swapcase removeprefix removesuffix partition"
 METHODS: dict[str, Price] = {
     **dict.fromkeys(_FREE.split(), _price_free),
     **dict.fromkeys(_COPY.split(), _price_copy),
-    **dict.fromkeys(("split", "rsplit", "splitlines"), _price_split),
+    **dict.fromkeys(("strip", "lstrip", "rstrip", "rfind", "rindex", "rpartition"), _price_search),
+    **dict.fromkeys(("split", "splitlines"), _price_split),
+    "rsplit": _price_rsplit,
     **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _price_pad),
     "replace": _price_replace,
     "join": _price_join,

@@ -15,6 +15,7 @@ SECONDS = 5.0
 BASE_ALLOWANCE = 64 << 20  # units: about one byte each
 ALLOWANCE_PER_CHARACTER = 64  # of the conversation: honest templates copy each message some ten times
 NODE = 64  # units for a list element, a dictionary entry: about what Python spends on one
+MAX_DEPTH = 200
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES: tuple[Any, ...] = (list, tuple, type({}.keys()), type({}.values()), type({}.items()), set, frozenset)
@@ -58,35 +59,38 @@ class Meter:
 
     def weigh(self, value: Any) -> int:
         """Units of ``value`` written out as text. Shared parts count as often as they would be written: a list of
-        the same list twice, nested thirty deep, is tiny in memory and endless on paper.
+        the same list twice, nested thirty deep, is tiny in memory and endless on paper. Depth is bounded as well:
+        Python hashes a deep tuple with no regard for its stack.
         """
         kind = type(value)
         if kind is str:
             return len(value)
         if kind in _SCALARS:
             return NODE
-        total = NODE
-        steps = 0
-        stack: list[Any] = [value]
-        while stack:
-            steps += 1
-            if not steps % 4096:
-                self.tick()
-            item = stack.pop()
-            kind = type(item)
-            if kind is str:
-                total += len(item)
-            elif kind is dict:
-                total = self._bounded(total + 2 * NODE * len(item))
-                stack.extend(item)
-                stack.extend(item.values())
-            elif kind is list or kind is tuple:
-                total = self._bounded(total + NODE * len(item))
-                stack.extend(item)
-            elif kind not in _SCALARS:
-                parts = _parts(item)
-                total = self._bounded(total + NODE * (1 + len(parts)))
-                stack.extend(parts)
+        total, depth = NODE, 0
+        level: list[Any] = [value]
+        while level:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Overrun("it nests lists too deeply")
+            self.tick()
+            below: list[Any] = []
+            for item in level:
+                kind = type(item)
+                if kind is str:
+                    total += len(item)
+                elif kind is dict:
+                    total = self._bounded(total + 2 * NODE * len(item))
+                    below.extend(item)
+                    below.extend(item.values())
+                elif kind is list or kind is tuple:
+                    total = self._bounded(total + NODE * len(item))
+                    below.extend(item)
+                elif kind not in _SCALARS:
+                    parts = _parts(item)
+                    total = self._bounded(total + NODE * (1 + len(parts)))
+                    below.extend(parts)
+            level = below
         return self._bounded(total)
 
     def _bounded(self, total: int) -> int:

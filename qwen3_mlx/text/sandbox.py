@@ -89,13 +89,29 @@ class MeteredCode(CodeGenerator):
         super().visit_Tuple(node, frame)
         self.write(")")
 
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        self.write("{")
+        for item in node.items:
+            if _is_literal(item.key):
+                self.visit(item.key, frame)
+            else:  # hashed
+                self._visit_weighed(item.key, frame)
+            self.write(": ")
+            self.visit(item.value, frame)
+            self.write(", ")
+        self.write("}")
+
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
         if not isinstance(node.arg, nodes.Slice):
             super().visit_Getitem(node, frame)
             return
-        self.write("environment.meter.made(")
-        super().visit_Getitem(node, frame)
-        self.write(")")
+        self.write("environment.sliced(")
+        self.visit(node.node, frame)
+        self.write(", slice(")
+        for bound in (node.arg.start, node.arg.stop, node.arg.step):
+            self.visit(bound if bound is not None else nodes.Const(None), frame)
+            self.write(", ")
+        self.write("))")
 
     def _visit_weighed(self, node: nodes.Expr, frame: Frame) -> None:
         self.write("environment.meter.weighed(")
@@ -138,6 +154,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """True, and one step of the meter: for conditions in generated code."""
         return self.meter.tick()
 
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """``obj[argument]``; a dictionary hashes the argument."""
+        return super().getitem(obj, argument if type(argument) in (str, int) else self.meter.weighed(argument))
+
+    def sliced(self, obj: Any, part: slice) -> Any:
+        """``obj[a:b:c]``, charged for."""
+        return self.meter.made(obj[part])
+
     def pieces(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
         """The operands of ``~``, charged for as text."""
         self.meter.tick(sum(map(self.meter.weigh, items)))
@@ -174,8 +198,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         owner = getattr(__obj, "__self__", None)
         if id(__obj) in __self._functions or isinstance(__obj, (Macro, LoopContext, BlockReference, Undefined, Joiner)):
             if __obj is dict or __obj is Namespace:
-                for argument in args:
-                    __self.meter.made(argument)
+                args = tuple(list(__self.meter.metered(a)) if hasattr(a, "__next__") else a for a in args)
+                __self.meter.tick(sum(map(__self.meter.weigh, args)))
             return super().call(__context, __obj, *args, **kwargs)
         name = getattr(__obj, "__name__", "")
         if isinstance(__obj, types.FunctionType) and name == "format":  # str.format, wrapped on access by the sandbox
@@ -183,7 +207,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif isinstance(owner, str) and name in filters.METHODS:
             args = filters.METHODS[name](__self.meter, owner, args, kwargs) or args
         elif isinstance(owner, dict) and name in ("get", "items", "keys", "values"):
-            pass
+            __self.meter.weighed(args[0] if args else None)
         elif isinstance(owner, (list, tuple)) and name in ("index", "count"):
             __self.meter.tick(__self.meter.weigh(owner) and __self.meter.weigh(args) and 0)
         elif isinstance(owner, LoopContext) and name in ("cycle", "changed"):

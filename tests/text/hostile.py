@@ -14,6 +14,8 @@ from pathlib import Path
 
 DOUBLE = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = EXPR %}{% endfor %}{{ ns.x }}"
 NEST = "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = EXPR %}{% endfor %}"
+DEEP = NEST.replace("60", "3000").replace("[]", "1")
+DEEP_PAIRS = DEEP.replace("EXPR", "({1: ns.x}.items()|list)[0]")
 BIG = "{% set ns = namespace(x='<a b>') %}{% for i in range(20) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"
 
 
@@ -97,6 +99,20 @@ TEMPLATES = {
     "hashing shared tuples": NEST.replace("EXPR", "(ns.x, ns.x)").replace("[]", "1") + "{{ {ns.x: 1} }}",
     "shared lists in a namespace": NEST.replace("EXPR", "[ns.x, ns.x]") + "{{ ns }}",
     "a namespace in itself": "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+    "hashing deep tuples": DEEP.replace("EXPR", "(ns.x,)") + "{{ {ns.x: 1} }}",
+    "hashing deep pairs": DEEP_PAIRS + "{{ {ns.x: 1} }}",
+    "looking up deep pairs": DEEP_PAIRS + "{{ {}[ns.x] }}",
+    "getting deep pairs": DEEP_PAIRS + "{{ messages[0].get(ns.x) }}",
+    "hashing deep pairs in dict()": DEEP_PAIRS + "{{ dict([[ns.x, 1]]) }}",
+    "unique deep pairs": DEEP_PAIRS + "{{ [ns.x]|unique|list }}",
+    "printing deep lists": DEEP.replace("EXPR", "[ns.x]") + "{{ ns.x }}",
+    "comparing deep lists": DEEP.replace("EXPR", "[ns.x]") + "{{ ns.x == [ns.x] }}",
+    "finding from the right": "{{ ('a' * 900000).rfind('ab' ~ 'a' * 400000) }}",
+    "splitting from the right": "{{ ('a' * 900000).rsplit('ab' ~ 'a' * 400000) }}",
+    "parting from the right": "{{ ('a' * 900000).rpartition('ab' ~ 'a' * 400000) }}",
+    "stripping": "{{ ('a' * 900000).strip('b' * 900000 ~ 'a') }}",
+    "trimming": "{{ ('a' * 900000)|trim('b' * 900000 ~ 'a') }}",
+    "wide separators": BIG + "{{ range(99999)|list|tojson(separators=(ns.x, ns.x)) }}",
     "wide center": "{{ 'a'|center(10000000000) }}",
     "wide str.center": "{{ 'a'.center(10000000000) }}",
     "wide zfill": "{{ 'a'.zfill(10000000000) }}",
@@ -118,9 +134,9 @@ TEMPLATES = {
     "range": "{{ range(100000000)|list }}",
     "constants folded when compiled": "{{ " + "'a'" + "|replace('a', 'aaaaaaaaaa')" * 40 + " }}",
     "constant numbers": "{{ 9" + " ** 9" * 9 + " }}",
-    "deep parentheses": "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
+    "deep parentheses": "{{ " + "(" * 25_000 + "1" + ")" * 25_000 + " }}",
     "deep lists": "{{ " + "[" * 5000 + "]" * 5000 + " }}",
-    "deep ifs": "{% if 1 %}" * 5000 + "{% endif %}" * 5000,
+    "deep ifs": "{% if 1 %}" * 2500 + "{% endif %}" * 2500,
     "deep loops": "{% for a in [1, 2] %}" * 19 + "{{ messages }}" + "{% endfor %}" * 19,
     "many variables": _each("{% if a@ %}{% set a@ = 1 %}{% endif %}", 1400),
     "many alternatives": "{% if a %}" + _each("{% elif a@ %}{% set a@ = 1 %}", 1400) + "{% endif %}",
