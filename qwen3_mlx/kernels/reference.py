@@ -16,6 +16,8 @@ from .views import QuantizedView, View, filled, unpacked
 
 # Pairs of a token and an expert from which sorting them by expert pays: each expert's weights are then read once.
 SORT_FROM = 64
+# Queries that attend together in a prefill.
+BLOCK = 64
 
 
 class Frequencies(NamedTuple):
@@ -40,9 +42,9 @@ class Experts(Protocol):
 
 
 @functools.cache
-def _constant(value: float) -> mx.array:
-    """A float32 scalar made once: turning a Python number into an array costs as much as an operation."""
-    return mx.array(value, dtype=mx.float32)
+def _constant(value: float, dtype: mx.Dtype = mx.float32) -> mx.array:
+    """A scalar made once: turning a Python number into an array costs as much as an operation."""
+    return mx.array(value, dtype=dtype)
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
@@ -50,11 +52,12 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
 
     ``x [..., rows, dims]``; ``weight`` broadcasts against it.
     """
-    if x.shape[-2] > 1:
+    *_, rows, dims = x.shape
+    if rows > 1:
         return mx.multiply(mx.fast.rms_norm(x, None, eps), weight)
     wide = x.astype(mx.float32)
     # One row: mean(x^2) + eps is one matrix product.
-    mean = mx.addmm(_constant(eps), wide, mx.swapaxes(wide, -1, -2), alpha=1 / x.shape[-1])
+    mean = mx.addmm(_constant(eps), wide, mx.swapaxes(wide, -1, -2), alpha=1 / dims)
     return mx.multiply(mx.multiply(wide, mx.rsqrt(mean)).astype(x.dtype), weight)
 
 
@@ -98,13 +101,33 @@ def attend(queries: mx.array, view: View, scale: float) -> mx.array:
     """
     dense = unpacked(view) if isinstance(view, QuantizedView) else view
     keys, values = filled(dense.keys, dense.length), filled(dense.values, dense.length)
+    queries = mx.multiply(queries, _constant(scale, queries.dtype))
+    length = queries.shape[2]
+    if length == 1:
+        return _attend_block(queries, mx.swapaxes(keys, 2, 3), values, None)
+    # In blocks of queries, each against the keys it may see: half the work, and never all scores at once.
+    columns, past = mx.contiguous(mx.swapaxes(keys, 2, 3)), dense.length - length
+    blocks = []
+    for first in range(0, length, BLOCK):
+        last = min(first + BLOCK, length)
+        seen = past + last
+        mask = mx.where(mx.tri(last - first, seen, past + first, mx.bool_), 0.0, -mx.inf).astype(queries.dtype)
+        block = queries[:, :, first:last]
+        blocks.append(_attend_block(block, columns[:, :, :, :seen], values[:, :, :seen], mask))
+    return mx.concatenate(blocks, axis=2)
+
+
+def _attend_block(queries: mx.array, columns: mx.array, values: mx.array, mask: mx.array | None) -> mx.array:
+    """Scaled queries against ``columns [batch, kv_heads, head_dim, keys]``; ``mask [length, keys]`` is added."""
     batch, heads, length, width = queries.shape
-    if length > 1:
-        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
-    # The query heads of one key head are rows of one matrix: no broadcast, no mask.
-    rows = mx.reshape(mx.multiply(queries, scale), (batch, keys.shape[1], -1, width))
-    weights = mx.softmax(mx.matmul(rows, mx.swapaxes(keys, 2, 3)), axis=-1, precise=True)
-    return mx.reshape(mx.matmul(weights, values), (batch, heads, 1, width))
+    kv_heads = values.shape[1]
+    # The query heads that share a key head are rows of one matrix: nothing is broadcast.
+    scores = mx.matmul(mx.reshape(queries, (batch, kv_heads, -1, width)), columns)
+    if mask is not None:
+        scores = mx.add(mx.reshape(scores, (batch, kv_heads, -1, *mask.shape)), mask)
+        scores = mx.reshape(scores, (batch, kv_heads, -1, mask.shape[1]))
+    weights = mx.softmax(scores, axis=-1, precise=True)
+    return mx.reshape(mx.matmul(weights, values), (batch, heads, length, width))
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:

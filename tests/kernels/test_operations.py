@@ -76,7 +76,8 @@ def attention(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (6, 2), (5, 1), (7, 7)])
 @pytest.mark.parametrize(
-    ("length", "total", "capacity"), [(1, 1, 1), (1, 40, 64), (6, 6, 6), (6, 40, 64), (40, 40, 40)]
+    ("length", "total", "capacity"),
+    [(1, 1, 1), (1, 40, 64), (6, 6, 6), (6, 40, 64), (40, 40, 40), (150, 150, 150), (130, 200, 256)],
 )
 def test_attend(kernels: Kernels, heads: int, kv_heads: int, length: int, total: int, capacity: int) -> None:
     queries = draw(2, heads, length, 32)
