@@ -69,9 +69,9 @@ class Attention(nn.Module):
         shapes = ((queries, self.heads), (keys, self.kv_heads))
         return mx.concatenate([mx.broadcast_to(w, (n, 1, self.head_dim)) for w, n in shapes])
 
-    def fuse(self) -> None:
+    def fuse(self, transposed: bool) -> None:
         """One projection for queries, keys and values if they are packed alike; one weight for both norms."""
-        if fused := join([self.q_proj, self.k_proj, self.v_proj]):
+        if fused := join([self.q_proj, self.k_proj, self.v_proj], transposed):
             self.qkv_proj = fused
             del self.q_proj, self.k_proj, self.v_proj
         norm = RMSNorm(self.head_dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,17 +18,24 @@ from .linear import (
 )
 
 _ARRAYS = ("weight", "scales", "biases")
+_TWINS: dict[type, Callable[[mx.array], nn.Module]] = {
+    Linear: TransposedLinear,
+    SwitchLinear: TransposedSwitchLinear,
+    Embedding: TransposedEmbedding,
+}
 
 
-def join(leaves: Sequence[nn.Module]) -> nn.Module | None:
+def join(leaves: Sequence[nn.Module], transposed: bool = False) -> nn.Module | None:
     """One leaf whose output is those of ``leaves`` side by side, or ``None`` when they are not of one kind.
 
-    Each output value is computed from the same numbers as before, so the result is the same to the bit. Lazy: nothing
-    is evaluated.
+    Each output value is computed from the same numbers as before, so the result is the same to the bit. Plain leaves
+    become a transposed one if asked. Lazy: nothing is evaluated, and no copy is made on the way.
     """
     first = leaves[0]
     if any(_kind(leaf) != _kind(first) for leaf in leaves):
         return None
+    if transposed and (twin := _TWINS.get(type(first))):
+        return twin(mx.concatenate([mx.swapaxes(leaf["weight"], -2, -1) for leaf in leaves], axis=-1))
     arrays = {name: mx.concatenate([leaf[name] for leaf in leaves], axis=-2) for name in _ARRAYS if name in first}
     if isinstance(first, Quantized):
         return type(first)(arrays["weight"], arrays["scales"], arrays.get("biases"), first.spec)
@@ -44,22 +51,10 @@ def _kind(leaf: nn.Module) -> tuple[object, ...]:
 
 
 def transpose(module: nn.Module, deep: bool = True) -> None:
-    """Replace the plain leaves below ``module`` (directly below, unless ``deep``) by their transposed twins, one after
-    the other, freeing each."""
+    """Replace the plain leaves below ``module`` (directly below, unless ``deep``) by their transposed twins. Lazy: the
+    originals are freed when the twins are evaluated."""
     for name, child in list(module.items()):
-        twin = _twin(child)
-        if twin is not None:
-            mx.eval(twin.parameters())
-            setattr(module, name, twin)
+        if twin := _TWINS.get(type(child)):
+            setattr(module, name, twin(mx.contiguous(mx.swapaxes(child["weight"], -2, -1))))
         elif deep and isinstance(child, nn.Module):
             transpose(child)
-
-
-def _twin(leaf: object) -> nn.Module | None:
-    if isinstance(leaf, Linear):
-        return TransposedLinear(mx.contiguous(mx.swapaxes(leaf["weight"], 0, 1)))
-    if isinstance(leaf, SwitchLinear):
-        return TransposedSwitchLinear(mx.contiguous(mx.swapaxes(leaf["weight"], 1, 2)))
-    if isinstance(leaf, Embedding):
-        return TransposedEmbedding(mx.contiguous(mx.swapaxes(leaf["weight"], 0, 1)))
-    return None

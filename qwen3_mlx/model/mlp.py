@@ -29,8 +29,8 @@ class MLP(nn.Module):
             gate, up = self["gate_proj"](x), self["up_proj"](x)
         return self["down_proj"](self.swiglu(gate, up))
 
-    def fuse(self) -> None:
+    def fuse(self, transposed: bool) -> None:
         """One projection for gate and up if they are packed alike."""
-        if fused := join([self.gate_proj, self.up_proj]):
+        if fused := join([self.gate_proj, self.up_proj], transposed):
             self.gate_up_proj = fused
             del self.gate_proj, self.up_proj

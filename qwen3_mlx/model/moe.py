@@ -28,9 +28,9 @@ class SwitchGLU(nn.Module):
             axis=-1,
         )
 
-    def fuse(self) -> None:
+    def fuse(self, transposed: bool) -> None:
         """One stack for gate and up if they are packed alike."""
-        if fused := join([self.gate_proj, self.up_proj]):
+        if fused := join([self.gate_proj, self.up_proj], transposed):
             self.gate_up_proj = fused
             del self.gate_proj, self.up_proj
 
@@ -52,6 +52,6 @@ class MoE(nn.Module):
         gate_up = switch.get("gate_up_proj", switch.gate_up)
         return mx.reshape(kernels.moe_swiglu(rows, experts, weights, gate_up, switch["down_proj"]), x.shape)
 
-    def fuse(self) -> None:
+    def fuse(self, transposed: bool) -> None:
         """See :meth:`SwitchGLU.fuse`."""
-        self.switch_mlp.fuse()
+        self.switch_mlp.fuse(transposed)

@@ -78,14 +78,16 @@ class Qwen3(nn.Module):
         the caller keeps references to them). The results are the same to the bit, but parameters no longer carry
         checkpoint names.
         """
+        transposed = self.kernels.transposed
         for block in self.model.layers:
-            block.self_attn.fuse()
-            block.mlp.fuse()
-            mx.eval(block.parameters())
-            if self.kernels.transposed:
+            block.self_attn.fuse(transposed)
+            block.mlp.fuse(transposed)
+            if transposed:
                 transpose(block)
-        if self.kernels.transposed:
+            mx.eval(block.parameters())
+        if transposed:
             transpose(self.model, deep=False)
+            mx.eval(self.model.embed_tokens.parameters())
             transpose(self, deep=False)
         mx.eval(self.parameters())
         mx.clear_cache()
