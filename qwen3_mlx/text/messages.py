@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import InvalidRequest
 from ..types import Message, ToolCall
-from .tokenizer import check_unicode
+from .tokenizer import plain_text
 
 ROLES = ("system", "user", "assistant", "tool")
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -112,7 +112,7 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         if role != "assistant":
             raise InvalidRequest(f"{where}.content is missing: a {role} message needs text", param=f"{where}.content")
         content = ""
-    out: dict[str, Any] = {"role": role, "content": content}
+    out: dict[str, Any] = {"role": ROLES[ROLES.index(role)], "content": content}
     if role == "assistant":
         _assistant_fields(message, where, out)
     elif message.get("tool_calls"):
@@ -159,7 +159,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
     where_name = f"{where}.function.name"
     if not isinstance(name, str) or not name:
         raise InvalidRequest(f"{where_name} must be the name of a function", param=where_name)
-    check_unicode(name, where_name)
+    name = plain_text(name, where_name)
     out: dict[str, Any] = {"type": "function"}
     call_id = _optional_text(call.get("id"), f"{where}.id")
     if call_id is not None:
@@ -172,8 +172,7 @@ def _arguments(value: Any, where: str) -> str | dict[str, Any]:
     if value is None:
         return {}
     if isinstance(value, str):
-        check_unicode(value, where)
-        return value
+        return plain_text(value, where)
     if isinstance(value, Mapping):
         copy: dict[str, Any] = json_copy(value, where)
         return copy
@@ -185,8 +184,7 @@ def _content(value: Any, where: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, str):
-        check_unicode(value, where)
-        return value
+        return plain_text(value, where)
     if isinstance(value, (bytes, Mapping)) or not isinstance(value, Sequence):
         raise InvalidRequest(f"{where} must be text or a list of text parts", param=where)
     return "".join(_part(part, f"{where}[{j}]") for j, part in enumerate(value))
@@ -201,8 +199,7 @@ def _part(part: Any, where: str) -> str:
     text = part.get("text")
     if not isinstance(text, str):
         raise InvalidRequest(f"{where}.text must be text", param=f"{where}.text")
-    check_unicode(text, f"{where}.text")
-    return text
+    return plain_text(text, f"{where}.text")
 
 
 def _optional_text(value: Any, where: str) -> str | None:
@@ -210,8 +207,7 @@ def _optional_text(value: Any, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise InvalidRequest(f"{where} must be text", param=where)
-    check_unicode(value, where)
-    return value
+    return plain_text(value, where)
 
 
 def _tool(tool: Any, where: str) -> dict[str, Any]:
@@ -237,8 +233,7 @@ def _tool(tool: Any, where: str) -> dict[str, Any]:
 def json_copy(value: Any, where: str, depth: int = 0) -> Any:
     """A deep copy of a JSON value as plain dicts and lists; InvalidRequest for anything JSON cannot hold."""
     if isinstance(value, str):
-        check_unicode(value, where)
-        return value
+        return plain_text(value, where)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if depth >= 100:
@@ -248,8 +243,7 @@ def json_copy(value: Any, where: str, depth: int = 0) -> Any:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidRequest(f"{where} has the key {key!r}; keys of JSON objects are text", param=where)
-            check_unicode(key, where)
-            out[key] = json_copy(item, f"{where}.{key}", depth + 1)
+            out[plain_text(key, where)] = json_copy(item, f"{where}.{key}", depth + 1)
         return out
     if isinstance(value, (list, tuple)):
         return [json_copy(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]

@@ -97,7 +97,7 @@ class Tokenizer:
         try:
             ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError):
-            check_unicode(text)
+            plain_text(text)
             raise
         if not trusted and not self._steering.isdisjoint(ids):
             ids = [part for token in ids for part in self._spelled(token)]
@@ -182,8 +182,10 @@ class Tokenizer:
         return plain
 
 
-def check_unicode(text: str, param: str | None = None) -> None:
-    """Raises InvalidRequest if ``text`` holds half a surrogate pair (cut JSON escapes, undecodable arguments)."""
+def plain_text(text: str, param: str | None = None) -> str:
+    """``text`` as a plain ``str`` (an enum's value, say). Raises InvalidRequest if it holds half a surrogate pair: cut
+    JSON escapes, undecodable arguments.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -192,6 +194,7 @@ def check_unicode(text: str, param: str | None = None) -> None:
             f" (U+{ord(text[error.start]):04X}); send whole characters",
             param=param,
         ) from None
+    return text if type(text) is str else str.__str__(text)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from enum import Enum
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,6 +95,17 @@ def test_empty_system_text_and_tool_results_are_fine() -> None:
 def test_fields_that_mean_nothing_here_are_dropped() -> None:
     sent = {**USER, "cache_control": {"type": "ephemeral"}, "id": "msg_1", "annotations": []}
     assert normalize_messages([sent]) == [USER]
+
+
+def test_enums_count_as_their_text() -> None:
+    class Word(str, Enum):  # noqa: UP042 - what older clients have
+        user = "user"
+        text = "hi"
+
+    assert [str(value) for value in normalize_messages([{"role": Word.user, "content": Word.text}])[0].values()] == [
+        "user",
+        "hi",
+    ]
 
 
 def test_reasoning_content_goes_before_reasoning() -> None:
