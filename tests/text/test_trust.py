@@ -30,7 +30,7 @@ def same_text(tokenizer: Tokenizer, ids: list[int], text: str) -> bool:
 
 
 def test_harmless_conversations_are_encoded_plainly(hybrid: ChatTemplate, tokenizer: Tokenizer) -> None:
-    for seed in range(3000):
+    for seed in range(1500):
         messages, tools = conversation(seed, hostile=False)
         ids = hybrid.encode(messages, tools=tools, tokenizer=tokenizer)
         assert ids == tokenizer.encode(hybrid.render(messages, tools=tools)), seed
@@ -79,7 +79,7 @@ def without_what_users_wrote(messages: list[dict]) -> list[dict]:
 
 def test_hostile_conversations(hybrid: ChatTemplate, tokenizer: Tokenizer) -> None:
     """Exactly the control tokens that are there when users and tools write none; and the text is the rendered one."""
-    for seed in range(3000):
+    for seed in range(1500):
         messages, tools = conversation(seed)
         ids = hybrid.encode(messages, tools=tools, tokenizer=tokenizer)
         calm = hybrid.render(without_what_users_wrote(messages), tools=defused(tools))
