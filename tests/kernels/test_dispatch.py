@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from qwen3_mlx.errors import InvalidRequest, Unavailable
-from qwen3_mlx.kernels import ENVIRONMENT, MODES, resolve
+from qwen3_mlx.kernels import ENVIRONMENT, MODES, dispatch, reference, resolve, stock
 
 ON_CPU = mx.default_device().type == mx.DeviceType.cpu
 METAL = mx.metal.is_available()
@@ -70,3 +70,11 @@ def test_every_operation_is_there() -> None:
         for field in fields(kernels):
             if field.name not in ("mode", "packed", "dtype", "transposed"):
                 assert callable(getattr(kernels, field.name)), field.name
+
+
+def test_reference_on_a_gpu_keeps_weights_as_they_are() -> None:
+    """Built without a GPU: only what it says of the weights can be checked, and that its activation is compiled."""
+    kernels = dispatch._build("reference", gpu=True)
+    assert (kernels.packed, kernels.dtype, kernels.transposed) == (True, None, False)
+    assert kernels.swiglu is stock.compiled_swiglu()
+    assert resolve("emulate").swiglu is reference.swiglu
