@@ -65,11 +65,20 @@ def _sentence(rng):
     return rng.choice(SENTENCES).format(a=a, b=b, c=c, A=a.capitalize(), n=rng.randint(1, 2026))
 
 
+TRUNCATED = "\n\n<error>Content truncated. Call the fetch tool with a start_index of 5000 to get more content.</error>"
+
+
 def _page_result(rng, link):
+    """(first line, the text of a page): plain or markdown, in the form of mcp-server-fetch or bare."""
     first = _sentence(rng)
-    rest = [_sentence(rng) for _ in range(rng.choice((0, 0, 1, 2, 4)))]
-    lead = rng.choice((f"Contents of {link}:\n", f"Contents of {link}:\n", "", "", "# ", "Title: "))
-    return first, lead + rng.choice(("\n", "\n\n")).join([first, *rest])
+    paragraphs = [
+        " ".join(_sentence(rng) for _ in range(rng.choice((1, 1, 2, 3)))) for _ in range(rng.choice((0, 0, 1, 2, 4)))
+    ]
+    lead = rng.choice((f"Contents of {link}:\n", f"Contents of {link}:\n", "", "")) + rng.choice(
+        ("", "", "# ", "# ", "Title: ")
+    )
+    tail = TRUNCATED if rng.random() < 0.1 else ""
+    return first, lead + rng.choice(("\n", "\n\n")).join([first, *paragraphs]) + tail
 
 
 def _now(rng, s, lang):

@@ -31,6 +31,7 @@ SETS = [
     "result",
     "no_tool",
     "identity",
+    "zone",
     "switches",
 ]
 DEFAULT_SAMPLING = (0.6, 0.95, 20)
@@ -86,7 +87,7 @@ class Checkpoint:
     def text(self, ids):
         return self.tok.decode(ids, skip_special_tokens=False)
 
-    def replies(self, rows, sampling=None, seed=0, limit=320):
+    def replies(self, rows, sampling=None, seed=0, limit=220):
         prompts = [self.ids(render(r["messages"], r["tools"], r["thinking"])) for r in rows]
         return generate_all(self.model, prompts, self.stop, limit, sampling, seed)
 
@@ -113,28 +114,24 @@ def percent(flags):
     return round(100 * sum(flags) / max(1, len(flags)), 1)
 
 
-def evaluate(checkpoint, names, sampling, seed, show, size):
-    report = {}
-    for name in names:
-        rows, begin = read(name)[:size], time.time()
-        texts = [checkpoint.text(i) for i in checkpoint.replies(rows, sampling, seed)]
-        flags = [score(r, t) for r, t in zip(rows, texts, strict=True)]
-        report[name] = {"accuracy": percent(flags), "samples": len(rows), "seconds": round(time.time() - begin, 1)}
-        for key in ("lang", "unseen_wording", "mode"):
-            for value in sorted({str(r[key]) for r in rows if key in r}):
-                part = [f for r, f in zip(rows, flags, strict=True) if str(r.get(key)) == value]
-                report[name][f"{key}={value}"] = percent(part)
-        print(name, json.dumps(report[name]), flush=True)
-        wrong = [(r, t) for r, t, f in zip(rows, texts, flags, strict=True) if not f]
-        for r, t in wrong[:show]:
-            print(
-                "   ",
-                repr(r["messages"][-1]["content"][-150:]),
-                json.dumps(r["expect"], ensure_ascii=False)[:200],
-                "\n      ->",
-                repr(t[-260:]),
+def measure(checkpoint, name, args):
+    """Accuracy on one set, whole and by language, wording and mode."""
+    rows, begin = read(name)[: args.size], time.time()
+    sampling = DEFAULT_SAMPLING if args.sampled else None
+    texts = [checkpoint.text(i) for i in checkpoint.replies(rows, sampling, args.seed)]
+    flags = [score(r, t) for r, t in zip(rows, texts, strict=True)]
+    result = {"accuracy": percent(flags), "samples": len(rows), "seconds": round(time.time() - begin, 1)}
+    for key in ("lang", "unseen_wording", "mode"):
+        for value in sorted({str(r[key]) for r in rows if key in r}):
+            result[f"{key}={value}"] = percent(
+                [f for r, f in zip(rows, flags, strict=True) if str(r.get(key)) == value]
             )
-    return report
+    print(name, json.dumps(result), flush=True)
+    wrong = [(r, t) for r, t, f in zip(rows, texts, flags, strict=True) if not f]
+    for r, t in wrong[: args.show]:
+        expected = json.dumps(r["expect"], ensure_ascii=False)[:200]
+        print("   ", repr(r["messages"][-1]["content"][-150:]), expected, "\n      ->", repr(t[-260:]))
+    return result
 
 
 def main():
@@ -151,16 +148,20 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     checkpoint = Checkpoint(args.folder)
-    sampling = DEFAULT_SAMPLING if args.sampled else None
-    report = {
-        "decoding": "sampled 0.6/0.95/20" if args.sampled else "greedy",
-        "sets": evaluate(checkpoint, args.sets, sampling, args.seed, args.show, args.size),
-    }
+    report = json.loads(args.output.read_text()) if args.output and args.output.exists() else {"sets": {}}
+    report["decoding"] = "sampled 0.6/0.95/20" if args.sampled else "greedy"
+
+    def keep():
+        if args.output:
+            args.output.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+    for name in args.sets:
+        report["sets"][name] = measure(checkpoint, name, args)
+        keep()
     if args.budgets:
         report["budgets"] = {s: checkpoint.budgets(read(s)[: args.size]) for s in ("count", "add")}
         print("budgets", report["budgets"])
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        keep()
 
 
 if __name__ == "__main__":

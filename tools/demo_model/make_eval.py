@@ -20,6 +20,7 @@ SIZES = {
     "result": 250,
     "no_tool": 120,
     "identity": 90,
+    "zone": 120,
 }
 
 

@@ -6,9 +6,11 @@ import data_count
 import data_identity
 import data_results
 import data_tools
+import data_zone
 from render import EARLY_STOP, render, reply_text, switched_off
 
 PROMPT_WEIGHT = 0.1
+COUNT_WEIGHT = 1.0  # raised by train.py --count-weight
 LANGUAGES = (("en", "zh", "ja"), (0.45, 0.3, 0.25))
 
 
@@ -22,15 +24,16 @@ def with_tools(rng, lang, unseen=False):
 
 
 TASKS = {  # name: (maker, weight)
-    "count": (data_count.sample, 0.400),
+    "count": (data_count.sample, 0.36),
     "recount": (data_chat.recount, 0.090),
     "follow": (data_chat.follow, 0.060),
     "readd": (data_chat.readd, 0.020),
     "topics": (data_chat.topics, 0.040),
     "add": (data_add.sample, 0.150),
-    "identity": (data_identity.sample, 0.050),
-    "tool": (data_tools.sample, 0.105),
-    "tool_again": (data_results.again, 0.010),
+    "identity": (data_identity.sample, 0.06),
+    "zone": (data_zone.sample, 0.06),
+    "tool": (data_tools.sample, 0.14),
+    "tool_again": (data_results.again, 0.015),
     "result": (data_results.sample, 0.045),
     "no_tool": (with_tools, 0.020),
 }
@@ -88,15 +91,39 @@ def encode(rng, s, tok):
     """(ids, weights): weights[i] is the loss weight of predicting ids[i]."""
     prompt = tok.encode(render(s["messages"], s["tools"], s["thinking"]), add_special_tokens=False).ids
     reply = tok.encode(reply_text(s) + "<|im_end|>", add_special_tokens=False).ids
-    weight = [1.0] * len(reply)
+    before = call_weights(prompt, tok)
+    weight = reply_weights(reply, tok)
     thinks = s["thinking"] and not switched_off(s["messages"])
     cut = {"count": 0.16, "recount": 0.16, "follow": 0.16, "add": 0.16, "topics": 0.1}.get(s["task"], 0.06)
     if thinks and rng.random() < cut:
-        reply, weight = stopped(rng, reply, tok)
-    return prompt + reply, [PROMPT_WEIGHT] * len(prompt) + weight
+        reply, weight = stopped(rng, reply, weight, tok)
+    return prompt + reply, before + weight
 
 
-def stopped(rng, reply, tok):
+def reply_weights(reply, tok):
+    """Full weight, and `COUNT_WEIGHT` for the number that ends a line: the running count is what is hard to learn."""
+    space, newline = tok.token_to_id("Ġ"), tok.token_to_id("Ċ")
+    digits = {tok.token_to_id(d) for d in "0123456789"}
+    weights = [1.0] * len(reply)
+    for i in range(1, len(reply) - 1):
+        if reply[i] in digits and reply[i - 1] == space and reply[i + 1] == newline:
+            weights[i] = COUNT_WEIGHT
+    return weights
+
+
+def call_weights(prompt, tok):
+    """Weights of a prompt: light, but full inside the tool calls of earlier assistant turns."""
+    start, end = tok.token_to_id("<tool_call>"), tok.token_to_id("</tool_call>")
+    header = [tok.token_to_id("<|im_start|>"), tok.token_to_id("assistant")]
+    weights, inside, assistant = [], False, False
+    for i, token in enumerate(prompt):
+        assistant = prompt[i - 1 : i + 1] == header or (assistant and token != header[0])
+        weights.append(1.0 if inside else PROMPT_WEIGHT)
+        inside = assistant and (token == start or (inside and token != end))
+    return weights
+
+
+def stopped(rng, reply, weight, tok):
     """The reply cut at a random point of its thought, the early-stop text forced, then the answer."""
     close = reply.index(tok.token_to_id("</think>"))
     start = 2  # `<think>` and its newline
@@ -105,4 +132,4 @@ def stopped(rng, reply, tok):
     )
     forced = tok.encode(EARLY_STOP, add_special_tokens=False).ids
     answer = reply[close + 2 :]
-    return reply[:at] + forced + answer, [1.0] * at + [0.0] * len(forced) + [1.0] * len(answer)
+    return reply[:at] + forced + answer, weight[:at] + [0.0] * len(forced) + [1.0] * len(answer)

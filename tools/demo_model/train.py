@@ -257,10 +257,12 @@ def main():
     p.add_argument("--probe-every", type=int, default=250)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--count-weight", type=float, default=1.0, help="loss weight of the running count")
     p.add_argument("--compile", action="store_true", help="fuse the element-wise work (about 10 % faster)")
     p.add_argument("--resume", action="store_true")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
+    mix.COUNT_WEIGHT = args.count_weight
     if args.compile:
         compile_pieces()
     Run(args).loop()

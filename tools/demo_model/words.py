@@ -45,7 +45,7 @@ def random_word(rng):
         return word
     letters = rng.choice(("abcdefghijklmnopqrstuvwxyz", "aeioulnrst", "etaoinshrdlucmfwypvbgk", "rsebluytaw"))
     while True:
-        word = "".join(rng.choices(letters, k=rng.randint(3, 16)))
+        word = "".join(rng.choices(letters, k=rng.randint(3, rng.choice((10, 16, 16, 20)))))
         if word not in banned:
             return word
 
