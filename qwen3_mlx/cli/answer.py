@@ -101,12 +101,13 @@ class PlainView:
         self.answer.add(event)
         if isinstance(event, ThinkingDelta):
             if event.text and not self.hide_thinking:
-                self._write(event.text, self.err, dimmed=True)
+                # Noted first: Ctrl-C may come between the write and the next statement.
                 self._thinking_end = (self._thinking_end + event.text)[-2:]
+                self._write(event.text, self.err, dimmed=True)
         elif isinstance(event, TextDelta) and event.text:
             self._end_thinking()
-            self._write(event.text, self.out)
             self._line_open = not event.text.endswith("\n")
+            self._write(event.text, self.out)
         elif isinstance(event, Finished):
             self.end()
             for call in self.answer.completion().tool_calls:
