@@ -75,7 +75,7 @@ class Qwen3:
         begun = time.perf_counter()
         if kv_bits not in (None, 4, 8):
             raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
-        folder = hub.resolve(str(name_or_path))
+        folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
         tokenizer = Tokenizer.from_folder(folder)
