@@ -1,8 +1,10 @@
 """Single-stream decode, tokens per second: our engine against ``mlx_lm.stream_generate`` on the same folder.
 
-    python -m benchmarks.decode [--runs 15] [--model demo]
+    python -m benchmarks.decode [--runs 15] [--model demo] [--peer-float32]
 
-Both sides decode greedily the same thought about a long word; the clock runs from the first token to the last.
+Both sides decode greedily the same thought about a long word; the clock runs from the first token to the last. mlx-lm
+runs the checkpoint in the precision it is stored in, ours in float32 on a CPU device: ``--peer-float32`` gives mlx-lm
+the same (on a CPU it must have it for a MoE, for which MLX has no bf16 gather there).
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--peer-float32", action="store_true")
     args = parser.parse_args()
 
+    import mlx.core as mx
     from mlx_lm import load, stream_generate
 
     folder = hub.resolve(args.model)
     q = Qwen3.load(args.model)
     model, tokenizer = load(str(folder))
+    if args.peer_float32:
+        model.set_dtype(mx.float32)
     prompt = q.encode([{"role": "user", "content": PROMPT}])
     counts: dict[str, int] = {}
 
