@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
 import os
 import secrets
 import shutil
@@ -38,12 +39,21 @@ def check_output(output: Path, source: Path | None, force: bool) -> Path:
         return output
     if not output.is_dir():
         raise OutputError(f"{output} is a file: choose another output folder")
-    held = {entry.name for entry in output.iterdir()}
+    held = sorted(entry.name for entry in output.iterdir())
     if held and not force:
         raise OutputError(f"{output} exists already: choose another output, or replace it with --force")
-    if held and "config.json" not in held:
-        raise OutputError(f"{output} holds other things than a checkpoint: choose another output folder")
+    foreign = next((name for name in held if not _ours(output / name)), None)
+    if foreign is not None:
+        raise OutputError(
+            f"{output} holds other things than a checkpoint ({foreign}): choose another folder, or move them away"
+        )
     return output
+
+
+def _ours(entry: Path) -> bool:
+    """Is it a file that belongs to a checkpoint?"""
+    known = (*SMALL, INDEX, "README.md", "model*.safetensors")
+    return entry.is_file() and any(fnmatch.fnmatch(entry.name, pattern) for pattern in known)
 
 
 def check_disk(output: Path, nbytes: int) -> None:

@@ -73,6 +73,8 @@ class Qwen3:
         ``InvalidRequest``.
         """
         begun = time.perf_counter()
+        if not isinstance(name_or_path, str | Path):
+            raise InvalidRequest(f"a model is named by a string or a Path, not {name_or_path!r}", param="name_or_path")
         if kv_bits not in (None, 4, 8):
             raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
         folder = hub.resolve(name_or_path)
@@ -106,10 +108,29 @@ class Qwen3:
     # -- the model itself ----------------------------------------------------------------------------------------
 
     def model(self, tokens: mx.array | list[list[int]]) -> mx.array:
-        """Logits ``[batch, length, vocab]`` of token ids ``[batch, length]``; no cache, no sampling."""
+        """Logits ``[batch, length, vocab]`` of token ids ``[batch, length]``, evaluated; no cache, no sampling.
+
+        Raises ``InvalidRequest`` for another shape or type, and for ids outside the vocabulary.
+        """
         import mlx.core as mx
 
-        return self._model(tokens if isinstance(tokens, mx.array) else mx.array(tokens))
+        try:
+            ids = tokens if isinstance(tokens, mx.array) else mx.array(tokens)
+        except (TypeError, ValueError):
+            raise InvalidRequest("tokens must be rows of equal length of token ids", param="tokens") from None
+        if ids.ndim != 2 or ids.size == 0 or not mx.issubdtype(ids.dtype, mx.integer):
+            raise InvalidRequest(
+                f"tokens must be integers [batch, length], not {ids.dtype} of shape {list(ids.shape)}", param="tokens"
+            )
+        low, high = int(mx.min(ids).item()), int(mx.max(ids).item())  # type: ignore[arg-type]
+        if low < 0 or high >= self.config.vocab_size:
+            worst = low if low < 0 else high
+            raise InvalidRequest(
+                f"token id {worst} is outside the vocabulary of {self.config.vocab_size:,}", param="tokens"
+            )
+        logits = self._model(ids)
+        mx.eval(logits)  # another thread could not
+        return logits
 
     # -- text ----------------------------------------------------------------------------------------------------
 
@@ -147,7 +168,8 @@ class Qwen3:
         params: SamplingParams | None = None,
     ) -> Completion:
         """The whole answer at once: ``stream`` collected."""
-        return collect(self.stream(messages, thinking, thinking_budget, tools, params))
+        with self.stream(messages, thinking, thinking_budget, tools, params) as events:
+            return collect(events)
 
     def astream(
         self,
@@ -189,7 +211,7 @@ class Qwen3:
         tools: Tools | None,
         params: SamplingParams | None,
     ) -> Request:
-        if thinking_budget is not None and (isinstance(thinking_budget, bool) or thinking_budget < 0):
+        if thinking_budget is not None and (type(thinking_budget) is not int or thinking_budget < 0):
             raise InvalidRequest(
                 f"thinking_budget must be 0 or more tokens, not {thinking_budget!r}", param="thinking_budget"
             )
@@ -206,19 +228,30 @@ class Qwen3:
         )
 
     def _params(self, params: SamplingParams | None, thinking: bool) -> SamplingParams:
+        if params is not None and not isinstance(params, SamplingParams):
+            raise InvalidRequest(f"params must be SamplingParams, not {type(params).__name__}", param="params")
         return self._defaults.resolve(params or SamplingParams(), thinking, self.config.vocab_size)
 
 
 def _messages(messages: Messages) -> list[dict[str, Any]]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    return [m.to_dict() if isinstance(m, Message) else dict(m) for m in messages]
+    if isinstance(messages, Mapping | bytes) or not isinstance(messages, Sequence):
+        raise InvalidRequest(f"messages must be a list of messages, not {type(messages).__name__}", param="messages")
+    out = []
+    for i, message in enumerate(messages):
+        if not isinstance(message, Message | Mapping):
+            raise InvalidRequest(
+                f"messages[{i}] must be a dict or a Message, not {type(message).__name__}", param=f"messages[{i}]"
+            )
+        out.append(message.to_dict() if isinstance(message, Message) else dict(message))
+    return out
 
 
 def _context(asked: int | None, config: ModelConfig) -> int:
     if asked is None:
         return config.max_position_embeddings
-    if not 2 <= asked <= config.max_position_embeddings:
+    if type(asked) is not int or not 2 <= asked <= config.max_position_embeddings:
         raise InvalidRequest(
             f"context must be between 2 and {config.max_position_embeddings:,} tokens"
             f" (this checkpoint's max_position_embeddings), not {asked!r}",

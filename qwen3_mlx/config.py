@@ -336,6 +336,8 @@ class _Reader:
         if top is not None:
             source["original_max_position_embeddings"] = top
         key = "original_max_position_embeddings"
+        if source.get("factor") is None and source.get(key) is None:
+            self.refuse(f"{name}.factor", "is missing: YaRN needs a factor or original_max_position_embeddings")
         original = self.number(source, key, f"{name}.{key}", default=float(max_positions))
         factor = self.number(source, "factor", f"{name}.factor", default=max_positions / original)
         if factor < 1:

@@ -219,6 +219,17 @@ def test_a_context_can_be_set_smaller(tmp_path: Path) -> None:
         (lambda q: q.generate([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]), None),
         (lambda q: q.generate(QUESTION, tools=[{"type": "function"}]), None),
         (lambda q: q.stream_raw(""), "prompt"),
+        (lambda q: q.generate(QUESTION, thinking_budget=1.5), "thinking_budget"),
+        (lambda q: q.generate(QUESTION, params={"temperature": 0}), "params"),
+        (lambda q: q.generate([1]), "messages[0]"),
+        (lambda q: q.generate(None), "messages"),
+        (lambda q: q.generate({"role": "user", "content": "Hi"}), "messages"),
+        (lambda q: q.model([[10**6]]), "tokens"),
+        (lambda q: q.model([[-1]]), "tokens"),
+        (lambda q: q.model([1, 2]), "tokens"),
+        (lambda q: q.model([[1], [1, 2]]), "tokens"),
+        (lambda q: q.model([[1.5]]), "tokens"),
+        (lambda q: q.model([[]]), "tokens"),
         (lambda q: q.generate("word " * 9000), "messages"),
     ],
 )
@@ -231,11 +242,51 @@ def test_bad_requests_name_what_is_wrong_and_leave_the_engine_alone(demo: Qwen3,
     assert demo.generate("Hi", thinking=False, params=GREEDY).finish_reason == "stop"
 
 
-@pytest.mark.parametrize("options", [{"kv_bits": 3}, {"kv_bits": "8"}, {"context": 1}, {"context": 10**9}, {"bits": 7}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kv_bits": 3},
+        {"kv_bits": "8"},
+        {"context": 1},
+        {"context": 10**9},
+        {"context": "100"},
+        {"context": 100.5},
+        {"bits": 7},
+    ],
+)
 def test_bad_options_are_refused_by_name(options: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         Qwen3.load("demo", **options)  # type: ignore[arg-type]
     assert caught.value.param in options
+
+
+def test_logits_may_be_computed_in_one_thread_and_read_in_another(demo: Qwen3) -> None:
+    box: list[object] = []
+    thread = threading.Thread(target=lambda: box.append(demo.model([[1, 2, 3]]).tolist()))
+    thread.start()
+    thread.join()
+    made = []
+    thread = threading.Thread(target=lambda: made.append(demo.model([[1, 2, 3]])))
+    thread.start()
+    thread.join()
+    assert made[0].tolist() == box[0]
+
+
+def test_an_interrupted_generate_frees_the_engine(demo: Qwen3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the traceback, and with it the stream, is kept (as a REPL does)."""
+    import qwen3_mlx.api
+
+    def interrupted(events: Iterator[object]) -> Completion:
+        next(events)
+        raise KeyboardInterrupt
+
+    endless = SamplingParams(logit_bias={i: -100.0 for i in demo.tokenizer.eos_ids})
+    with monkeypatch.context() as patch:
+        patch.setattr(qwen3_mlx.api, "collect", interrupted)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            demo.generate(QUESTION, params=endless)
+    answer = demo.generate("Hi", thinking=False, params=GREEDY)
+    assert answer.content and answer.timings.queued_s < 2 and kept is not None
 
 
 def test_an_unknown_model_is_named() -> None:

@@ -157,6 +157,7 @@ def test_a_config_is_frozen_and_hashable() -> None:
         ({"rope_theta": True}, "rope_theta"),
         ({"rope_scaling": 4.0}, "rope_scaling"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling.rope_type"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling.factor"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type"),
         ({"rope_scaling": YARN | {"type": "linear"}}, "rope_scaling.type"),
         ({"rope_scaling": YARN | {"long_factor": [1.0]}}, "rope_scaling.long_factor"),

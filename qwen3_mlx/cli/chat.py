@@ -69,6 +69,7 @@ class Chat:
             check_text(line)
             said = run_command(self.conversation, line.rstrip())
         except InvalidRequest as error:
+            self.failed = True
             notice(str(error))
             return
         if said is not None:

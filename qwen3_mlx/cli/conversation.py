@@ -28,6 +28,14 @@ class Leave(Exception):
     """The user wants to go."""
 
 
+def _is_saved(path: Path) -> bool:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and isinstance(value.get("messages"), list)
+
+
 @dataclass
 class Conversation:
     """Messages so far (without the system message), and how the next one is to be answered.
@@ -63,7 +71,12 @@ class Conversation:
         self.messages.append(message | ({"interrupted": True} if interrupted else {}))
 
     def save(self, path: Path) -> None:
-        """Write everything as JSON: a temporary file beside ``path``, then renamed over it."""
+        """Write everything as JSON: a temporary file beside ``path``, then renamed over it.
+
+        Raises InvalidRequest for a file that is there and is not a saved conversation.
+        """
+        if path.exists() and not _is_saved(path):
+            raise InvalidRequest(f"{path} is there already and is not a saved conversation: choose another name")
         settings = {"model": self.model, "thinking": self.thinking, "thinking_budget": self.budget}
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         text = json.dumps({**settings, "messages": system + self.messages}, ensure_ascii=False, indent=2) + "\n"

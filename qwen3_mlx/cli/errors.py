@@ -32,6 +32,9 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
         return 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.ClickException as error:
         show_error(_usage_message(error))
         return 2
@@ -53,7 +56,8 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
 
 def show_error(message: str) -> None:
     """One line on stderr, whatever the message holds."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # stderr may be full or gone: the exit status still tells
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _usage_message(error: click.ClickException) -> str:

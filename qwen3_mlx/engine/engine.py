@@ -10,8 +10,10 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from ..control.budget import EARLY_STOP, GRACE, OPENING_NEWLINE
 from ..control.controller import Controller, Vocabulary
 from ..errors import ContextOverflow, EngineError, InvalidRequest
 from ..types import Request
@@ -64,7 +66,7 @@ class LocalEngine:
         self._stop: weakref.finalize[[TokenLoop, threading.Thread], LocalEngine] | None = None
 
     def submit(self, request: Request, sink: Sink) -> Ticket:
-        self._check(request)
+        request = self._fit(self._check(request))
         row = Row(request, Controller(request, self._vocabulary), sink, Clock(time.perf_counter()))
         row.feed = list(request.prompt)
         with self._lock:
@@ -84,7 +86,7 @@ class LocalEngine:
         if stop is not None:
             stop()
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: Request) -> Request:
         if not request.prompt:
             raise InvalidRequest("the prompt is empty: there is nothing to answer", param="prompt")
         if len(request.prompt) >= self._context:
@@ -92,6 +94,17 @@ class LocalEngine:
         worst = max(request.prompt) if min(request.prompt) >= 0 else min(request.prompt)
         if not 0 <= worst < self._vocab_size:
             raise InvalidRequest(f"token id {worst} is outside the vocabulary of {self._vocab_size:,}", param="prompt")
+        return request
+
+    def _fit(self, request: Request) -> Request:
+        """The request with a thinking budget after which the forced close and an answer's first token still fit."""
+        if request.thinking_budget is None or not (request.thinking or request.in_thinking):
+            return request
+        forced = len(self._vocabulary.encode(OPENING_NEWLINE + EARLY_STOP))
+        room = self._context - len(request.prompt) - forced - GRACE - 2  # the tag, and the answer's token
+        if room < 0:
+            raise ContextOverflow(len(request.prompt) + forced + GRACE + 2, self._context)
+        return replace(request, thinking_budget=min(request.thinking_budget, room))
 
 
 def _stop(loop: TokenLoop, thread: threading.Thread) -> None:

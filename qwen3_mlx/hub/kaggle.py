@@ -24,7 +24,7 @@ def fetch(handle: str, say: Callable[[str], None]) -> Path:
         try:
             from kagglehub import model_download
         except ImportError as error:
-            raise Unavailable("kaggle: names need its library: pip install 'qwen3-mlx[kaggle]'") from error
+            raise Unavailable("kaggle: names need its library: pip install kagglehub") from error
         return _download(handle, model_download, say)
 
 

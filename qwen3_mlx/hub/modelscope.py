@@ -16,7 +16,7 @@ def fetch(repo: str, say: Callable[[str], None]) -> Path:
     try:
         from modelscope.hub.snapshot_download import snapshot_download
     except ImportError as error:
-        raise Unavailable("modelscope: names need its library: pip install 'qwen3-mlx[modelscope]'") from error
+        raise Unavailable("modelscope: names need its library: pip install modelscope") from error
     if (folder := _cached(repo, snapshot_download)) is not None:
         return folder
     address = (os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn").rstrip("/")

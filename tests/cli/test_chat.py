@@ -52,7 +52,7 @@ def test_exit_ends_it(script: Script, command_line: CommandLine) -> None:
 def test_hints_are_one_line_and_the_talk_goes_on(script: Script, command_line: CommandLine) -> None:
     model = script(Turn("a"))
     ran = command_line("chat", "--model", "demo", stdin="/budget x\n/bogus\nHi\n")
-    assert (ran.status, ran.out, len(model.asked)) == (0, "a\n", 1)
+    assert (ran.status, ran.out, len(model.asked)) == (2, "a\n", 1)
     assert ran.err.splitlines()[:2] == [
         "/budget takes a number of tokens, or off, not 'x'",
         "there is no command /bogus: /help lists them; a space before it makes it a message",

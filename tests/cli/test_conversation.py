@@ -123,7 +123,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_saving_replaces_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "chat.json"
-    path.write_text("precious")
+    path.write_text('{"messages": []}')
 
     def full(self: Path, *args: object, **given: object) -> int:
         raise OSError(28, "No space left on device")
@@ -131,7 +131,15 @@ def test_saving_replaces_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(InvalidRequest, match=r"cannot save to .*: No space left on device; choose another place"):
         run_command(talk(), f"/save {path}")
-    assert path.read_text() == "precious" and os.listdir(tmp_path) == ["chat.json"]
+    assert path.read_text() == '{"messages": []}' and os.listdir(tmp_path) == ["chat.json"]
+
+
+def test_saving_never_replaces_another_file(tmp_path: Path) -> None:
+    path = tmp_path / "thesis.json"
+    path.write_text("[1, 2]")
+    with pytest.raises(InvalidRequest, match="not a saved conversation"):
+        run_command(Conversation("demo"), f"/save {path}")
+    assert path.read_text() == "[1, 2]"
 
 
 @pytest.mark.parametrize(

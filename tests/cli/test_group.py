@@ -37,3 +37,9 @@ def test_the_converter_is_found_by_name(command_line: CommandLine) -> None:
     ran = command_line("convert")
     assert (ran.status, ran.out) == (2, "")
     assert "'--model'" in ran.err and "qwen3-mlx convert --help" in ran.err
+
+
+def test_no_command_at_all_shows_the_help(command_line: CommandLine) -> None:
+    ran = command_line()
+    assert ran.status == 2 and "error:" not in ran.err
+    assert "\nCommands:\n" in ran.err

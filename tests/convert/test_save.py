@@ -81,10 +81,21 @@ def test_empty_folder_is_no_obstacle(source: Path, place: Path) -> None:
 
 def test_force_replaces_an_earlier_checkpoint(source: Path, place: Path) -> None:
     convert(source, place / "out", bits=8)
-    (place / "out" / "old.txt").touch()
+    (place / "out" / "model-00007-of-00009.safetensors").touch()
     convert(source, place / "out", bits=4, force=True)
     assert '"bits": 4' in (place / "out" / "config.json").read_text()
-    assert "old.txt" not in names(place / "out") and names(place) == ["out"]
+    assert "model-00007-of-00009.safetensors" not in names(place / "out") and names(place) == ["out"]
+
+
+@pytest.mark.parametrize("foreign", ["thesis.tex", ".git/"])
+def test_force_never_deletes_what_is_not_a_checkpoint_s(source: Path, place: Path, foreign: str) -> None:
+    convert(source, place / "out", bits=8)
+    entry = place / "out" / foreign
+    entry.mkdir() if foreign.endswith("/") else entry.write_text("precious")
+    before = names(place / "out")
+    with pytest.raises(OutputError, match=foreign.rstrip("/")):
+        convert(source, place / "out", bits=4, force=True)
+    assert names(place / "out") == before and '"bits": 8' in (place / "out" / "config.json").read_text()
 
 
 def test_force_replaces_only_after_success(source: Path, place: Path) -> None:

@@ -102,13 +102,19 @@ def test_the_context_ends_an_answer_with_length() -> None:
     assert text(events) == "a" * 6, "the last token is drawn from a full context"
 
 
-def test_a_forced_close_that_does_not_fit_ends_with_length() -> None:
-    local = engine(ToyRunner(lambda tokens: 97), context=60)
-    events = list(EventStream(local, request(prompt=[65, THINK_OPEN, 10], in_thinking=True, thinking_budget=10)))
-    local.close()
+def test_a_thought_is_closed_early_enough_for_the_close_to_fit_the_context() -> None:
+    context = 200
+    runner = ToyRunner(lambda tokens: 97)
+    local = engine(runner, context=context)
+    asked = request(prompt=[65, THINK_OPEN, 10], in_thinking=True, thinking_budget=10_000)
+    events = list(EventStream(local, asked))
     finished = events[-1]
     assert isinstance(finished, Finished) and finished.finish_reason == "length"
-    assert finished.usage.budget_exhausted
+    assert finished.usage.budget_exhausted and text(events)
+    assert finished.usage.prompt_tokens + finished.usage.completion_tokens <= context + 1
+    with pytest.raises(ContextOverflow):
+        EventStream(local, request(prompt=[THINK_OPEN, *[65] * 150], in_thinking=True, thinking_budget=5))
+    local.close()
 
 
 @pytest.mark.parametrize(
