@@ -15,7 +15,7 @@ def main(run, name):
         if "start" in r:
             r["args"] = {k: v for k, v in r["args"].items() if k not in ("tokenizer", "output")}
             kept.append(r)
-        elif "probe" in r or r["step"] % 200 == 0:
+        elif "probe" in r or r["step"] % 200 == 0 or r is rows[-2]:
             kept.append(r)
     target = Path(__file__).with_name("results") / f"log_{name}.jsonl"
     target.write_text("".join(json.dumps(r) + "\n" for r in kept))

@@ -191,7 +191,7 @@ def again(rng, lang, unseen=False):
     make = {"now": _now, "convert": _convert}.get(first["kind"], _plain)
     results, _, answer, _ = make(rng, first, lang)
     right = first["right"]
-    text, thought, calls, _ = data_tools.intent(rng, lang, first["kind"], right, unseen)
+    text, thought, calls, _ = data_tools.intent(rng, lang, first["kind"], right, first["tools"], unseen)
     messages = data_tools.opening(rng, first["text"])
     messages += [
         *_history(rng, first, results),

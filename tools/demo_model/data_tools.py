@@ -6,7 +6,8 @@ from schemas import ROLES, made_up, pseudo, real
 from words import random_word
 
 _TEXT = load("tools")
-ASK, TWO, THOUGHTS, MISSING, SYSTEM = (_TEXT[k] for k in ("ask", "two", "thoughts", "missing", "system"))
+ASK, TWO, THOUGHTS, MISSING = (_TEXT[k] for k in ("ask", "two", "thoughts", "missing"))
+SYSTEM, LABELS = _TEXT["system"], _TEXT["labels"]
 HELD = 3  # the last wordings of every list are for evaluation
 
 
@@ -104,7 +105,7 @@ def toolbox(rng, kind, unseen, style):
         return right, tools
     right = made_up(rng, kind, unseen)
     kinds = [k for k in ROLES if k != kind] + ["other", "other"]
-    tools = [right] + [made_up(rng, k, unseen) for k in rng.sample(kinds, rng.choice((0, 1, 1, 2, 2, 3, 4, 5)))]
+    tools = [right] + [made_up(rng, k, unseen) for k in rng.sample(kinds, rng.choice((0, 1, 1, 1, 2, 2, 3, 5)))]
     rng.shuffle(tools)
     return right, tools
 
@@ -113,14 +114,24 @@ def _call(tool, **values):
     return {"name": tool["function"]["name"], "arguments": {name: values[role] for role, name in tool["roles"].items()}}
 
 
-def intent(rng, lang, kind, tool, unseen):
+def search(lang, kind, tools):
+    """The tools in order, each with what it is for, up to the first that fits."""
+    lines = []
+    for i, t in enumerate(tools, 1):
+        lines.append(f"{i} {t['function']['name']}: {LABELS[lang][t['kind']]}")
+        if t["kind"] == kind:
+            break
+    return "\n".join(lines)
+
+
+def intent(rng, lang, kind, tool, tools, unseen):
     """(question, thought, calls, facts) for a tool of a kind."""
-    f = tool["function"]["name"]
+    f, listed = tool["function"]["name"], search(lang, kind, tools)
     if kind == "now" and "local" in tool and rng.random() < 0.2:
         zone = tool["local"]
         return (
             pick(rng, ASK["local"][lang], unseen),
-            THOUGHTS["local"][lang].format(F=f, Z=zone),
+            THOUGHTS["local"][lang].format(F=f, LIST=listed, Z=zone),
             [_call(tool, zone=zone)],
             {"zones": [zone], "names": [zone.split("/")[-1].replace("_", " ")]},
         )
@@ -132,14 +143,14 @@ def intent(rng, lang, kind, tool, unseen):
                 text = pick(rng, TWO[lang], unseen).format(C=name, D=second)
                 return (
                     text,
-                    THOUGHTS["two"][lang].format(C=name, D=second, F=f),
+                    THOUGHTS["two"][lang].format(C=name, D=second, F=f, LIST=listed),
                     [_call(tool, zone=zone), _call(tool, zone=other)],
                     {"zones": [zone, other], "names": [name, second]},
                 )
         text = pick(rng, ASK["now"][lang], unseen).format(C=name)
         return (
             text,
-            THOUGHTS["now"][lang].format(C=name, F=f, Z=zone),
+            THOUGHTS["now"][lang].format(C=name, F=f, LIST=listed, Z=zone),
             [_call(tool, zone=zone)],
             {"zones": [zone], "names": [name]},
         )
@@ -151,7 +162,7 @@ def intent(rng, lang, kind, tool, unseen):
         text = pick(rng, ASK["convert"][lang], unseen).format(C=name, D=second, T=t)
         return (
             text,
-            THOUGHTS["convert"][lang].format(C=name, D=second, T=t, F=f),
+            THOUGHTS["convert"][lang].format(C=name, D=second, T=t, F=f, LIST=listed),
             [_call(tool, source=zone, time=t, target=other)],
             {"zones": [zone, other], "names": [name, second], "time": t},
         )
@@ -163,7 +174,12 @@ def intent(rng, lang, kind, tool, unseen):
     }[kind]
     value = value(rng)
     text = pick(rng, ASK[kind][lang], unseen).format(**{key: value})
-    return text, THOUGHTS[kind][lang].format(F=f, C=value), [_call(tool, **{role: value})], {"value": value}
+    return (
+        text,
+        THOUGHTS[kind][lang].format(F=f, LIST=listed, C=value),
+        [_call(tool, **{role: value})],
+        {"value": value},
+    )
 
 
 def _query(rng):
@@ -195,7 +211,7 @@ def opening(rng, text):
 
 def scene(rng, lang, unseen=False, style=None, kind=None):
     """Everything about one call: right tool, tools, question, thought, calls, facts."""
-    style = style or rng.choices(("made", "real", "agent"), (0.6, 0.2, 0.2))[0]
+    style = style or rng.choices(("made", "real", "agent"), (0.76, 0.12, 0.12))[0]
     kinds = (
         ("now", "now", "now", "convert", "fetch", "fetch")
         if style != "made"
@@ -203,7 +219,7 @@ def scene(rng, lang, unseen=False, style=None, kind=None):
     )
     kind = kind or rng.choice(kinds)
     right, tools = toolbox(rng, kind, unseen, style)
-    text, thought, calls, facts = intent(rng, lang, kind, right, unseen)
+    text, thought, calls, facts = intent(rng, lang, kind, right, tools, unseen)
     if kind not in ("fetch", "search") and rng.random() < 0.3:
         text = dress(rng, lang, text)
     return {
@@ -223,9 +239,12 @@ def sample(rng, lang, unseen=False, style=None):
     expect = {"kind": "calls", "value": s["calls"]}
     tools = s["tools"]
     others = [t for t in tools if t["kind"] != s["kind"]]
-    if others and rng.random() < 0.04:  # the tool it would take is not there
+    if others and rng.random() < 0.06:  # the tool it would take is not there
         tools = others
-        target = {"reasoning": MISSING["thought"][lang], "content": MISSING["answer"][lang]}
+        target = {
+            "reasoning": search(lang, s["kind"], others) + "\n" + MISSING["thought"][lang],
+            "content": MISSING["answer"][lang],
+        }
         expect = {"kind": "text", "value": target["content"]}
     return {
         "task": "tool",

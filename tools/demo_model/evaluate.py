@@ -27,6 +27,7 @@ SETS = [
     "tool_made",
     "tool_real",
     "tool_agent",
+    "tool_missing",
     "tool_again",
     "result",
     "no_tool",

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import data_count
+import data_tools
 import mix
 from render import switched_off
 from words import heldout
@@ -63,14 +64,14 @@ def from_mix(task, size, seed, mode="default"):
     return rows
 
 
-def tools(size, seed, style):
-    import data_tools
-
+def tools(size, seed, style, kind="calls"):
+    """Questions for tools; kind "text": the tool they would take is not among those given."""
     rng, rows = random.Random(seed), []
-    for _ in range(size):
+    while len(rows) < size:
         lang = rng.choices(*mix.LANGUAGES)[0]
         s = {**data_tools.sample(rng, lang, True, style), "lang": lang}
-        rows.append(row(mix.apply_mode(rng, s, "default"), unseen_wording=True))
+        if s["expect"]["kind"] == kind:
+            rows.append(row(mix.apply_mode(rng, s, "default"), unseen_wording=True))
     return rows
 
 
@@ -95,6 +96,7 @@ def main():
     write("tool_made", tools(300, 21, "made"))
     write("tool_real", tools(150, 22, "real"))
     write("tool_agent", tools(150, 23, "agent"))
+    write("tool_missing", tools(80, 25, None, "text"))
     write("switches", switches(24))
 
 

@@ -44,19 +44,19 @@ def function_name(rng, kind, unseen=False):
         return style(rng, parts)
     x = rng.random()
     noun = rng.choice(NOUNS[kind])
-    if x < 0.30:
+    if x < 0.15:
         return style(rng, noun.split("_"))
-    if x < 0.50:
+    if x < 0.25:
         return style(rng, [rng.choice(VERBS), *noun.split("_")])
-    if x < 0.60:
+    if x < 0.32:
         return (
             rng.choice(("time", "clock", "web", "util", "srv", "my_server", "fetch", pseudo(rng)))
             + rng.choice(("-", "__", "."))
             + noun
         )
-    if x < 0.72:
+    if x < 0.42:
         return style(rng, [pseudo(rng), *noun.split("_")])
-    if x < 0.80:
+    if x < 0.50:
         return style(rng, [rng.choice(VERBS), pseudo(rng)])
     return style(rng, [pseudo(rng) for _ in range(rng.randint(1, 3))]) + rng.choice(
         ("", "", "", "_v2", "3", f"_{rng.randint(1, 99)}")

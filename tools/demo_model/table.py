@@ -16,6 +16,7 @@ ROWS = {
     "tool_made": "tool calls, function names and wordings never seen, 1 to 6 tools",
     "tool_real": "tool calls, real MCP schemas, wordings never seen",
     "tool_agent": "tool calls, Qwen-Agent's form of them, wordings never seen",
+    "tool_missing": "the tool it would take is not among those given: says so (exact text)",
     "tool_again": "a second call in a conversation",
     "result": "answer after a tool result",
     "no_tool": "tools present, none needed",
@@ -35,6 +36,15 @@ def cell(report, name):
     return f"{found['accuracy']} ({found['samples']})" if found else "-"
 
 
+def effort(name):
+    """How long a run was, from its condensed log."""
+    rows = [json.loads(line) for line in (HERE / "results" / f"log_{name}.jsonl").open()]
+    last = [r for r in rows if "tokens" in r][-1]
+    size = next(r["parameters"] for r in rows if "parameters" in r)
+    spent = f"{last['step']:,} steps, {last['tokens'] / 1e6:.1f} M tokens, {last['minutes']:.0f} minutes"
+    return f"- {name}: {size:,} parameters, {spent}"
+
+
 def tables():
     columns = [read(n) for n in ("dense", "dense_sampled", "moe", "moe_sampled")]
     lines = [
@@ -46,7 +56,7 @@ def tables():
     for label, report in (("demo", columns[0]), ("demo-moe", columns[2])):
         for task, curve in report.get("budgets", {}).items():
             lines.append(f"| {label}, {task} | " + " | ".join(str(v) for v in curve.values()) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *map(effort, ("dense", "moe"))])
 
 
 def main():

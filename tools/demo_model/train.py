@@ -12,6 +12,7 @@ from pathlib import Path
 import mix
 import torch
 import torch.nn.functional as F
+from export import load_folder
 from model import Config, Qwen3, compile_pieces
 from optim import Muon, split_parameters
 from tokenizers import Tokenizer
@@ -126,6 +127,8 @@ class Run:
         self.tok = Tokenizer.from_file(str(args.tokenizer / "tokenizer.json"))
         self.config = Config(vocab_size=self.tok.get_vocab_size(), **ARCH[args.arch])
         self.model = Qwen3(self.config)
+        if args.init:
+            self.model.load_state_dict(load_folder(args.init).state_dict())
         self.ema = {k: v.clone() for k, v in self.model.state_dict().items()}
         matrices, others = split_parameters(self.model)
         self.muon = Muon(matrices, lr=args.muon_lr, momentum=0.95, weight_decay=args.decay)
@@ -257,8 +260,9 @@ def main():
     p.add_argument("--probe-every", type=int, default=250)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--init", type=Path, help="start from the weights of an exported folder")
     p.add_argument("--count-weight", type=float, default=1.0, help="loss weight of the running count")
-    p.add_argument("--compile", action="store_true", help="fuse the element-wise work (about 10 % faster)")
+    p.add_argument("--compile", action="store_true", help="fuse the element-wise work (a tenth faster)")
     p.add_argument("--resume", action="store_true")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
