@@ -114,58 +114,50 @@ def _call(tool, **values):
     return {"name": tool["function"]["name"], "arguments": {name: values[role] for role, name in tool["roles"].items()}}
 
 
-def search(lang, kind, tools):
-    """The tools in order, each with what it is for, up to the first that fits."""
-    lines = []
-    for i, t in enumerate(tools, 1):
-        lines.append(f"{i} {t['function']['name']}: {LABELS[lang][t['kind']]}")
-        if t["kind"] == kind:
-            break
-    return "\n".join(lines)
+def listing(kind, tools):
+    """Every tool in order with what it is for, then the first that fits: read before choosing."""
+    lines = [f"{i} {t['function']['name']}: {LABELS[t['kind']]}" for i, t in enumerate(tools, 1)]
+    fits = (f"{i} {t['function']['name']}" for i, t in enumerate(tools, 1) if t["kind"] == kind)
+    return "\n".join([*lines, f"→ {LABELS[kind]}: {next(fits, LABELS['none'])}"])
 
 
 def intent(rng, lang, kind, tool, tools, unseen):
     """(question, thought, calls, facts) for a tool of a kind."""
-    f, listed = tool["function"]["name"], search(lang, kind, tools)
-    if kind == "now" and "local" in tool and rng.random() < 0.2:
+    make = {"now": _now, "convert": _convert}.get(kind, _plain)
+    text, name, values, facts, calls = make(rng, lang, kind, tool, unseen)
+    return text, THOUGHTS[name][lang].format(LIST=listing(kind, tools), **values), calls, facts
+
+
+def _now(rng, lang, kind, tool, unseen):
+    if "local" in tool and rng.random() < 0.2:
         zone = tool["local"]
-        return (
-            pick(rng, ASK["local"][lang], unseen),
-            THOUGHTS["local"][lang].format(F=f, LIST=listed, Z=zone),
-            [_call(tool, zone=zone)],
-            {"zones": [zone], "names": [zone.split("/")[-1].replace("_", " ")]},
-        )
-    if kind == "now":
-        zone, name = place(rng, lang)
-        if rng.random() < 0.12:
-            other, second = place(rng, lang)
-            if other != zone:
-                text = pick(rng, TWO[lang], unseen).format(C=name, D=second)
-                return (
-                    text,
-                    THOUGHTS["two"][lang].format(C=name, D=second, F=f, LIST=listed),
-                    [_call(tool, zone=zone), _call(tool, zone=other)],
-                    {"zones": [zone, other], "names": [name, second]},
-                )
-        text = pick(rng, ASK["now"][lang], unseen).format(C=name)
-        return (
-            text,
-            THOUGHTS["now"][lang].format(C=name, F=f, LIST=listed, Z=zone),
-            [_call(tool, zone=zone)],
-            {"zones": [zone], "names": [name]},
-        )
-    if kind == "convert":
-        (zone, name), (other, second) = place(rng, lang), place(rng, lang)
-        while other == zone:
-            other, second = place(rng, lang)
-        t = clock(rng)
-        text = pick(rng, ASK["convert"][lang], unseen).format(C=name, D=second, T=t)
-        return (
-            text,
-            THOUGHTS["convert"][lang].format(C=name, D=second, T=t, F=f, LIST=listed),
-            [_call(tool, source=zone, time=t, target=other)],
-            {"zones": [zone, other], "names": [name, second], "time": t},
-        )
+        facts = {"zones": [zone], "names": [zone.split("/")[-1].replace("_", " ")]}
+        return pick(rng, ASK["local"][lang], unseen), "local", {"Z": zone}, facts, [_call(tool, zone=zone)]
+    zone, name = place(rng, lang)
+    if rng.random() < 0.12:
+        other, second = place(rng, lang)
+        if other != zone:
+            text = pick(rng, TWO[lang], unseen).format(C=name, D=second)
+            values = {"C": name, "D": second, "Z": zone, "Y": other}
+            facts = {"zones": [zone, other], "names": [name, second]}
+            return text, "two", values, facts, [_call(tool, zone=zone), _call(tool, zone=other)]
+    text = pick(rng, ASK["now"][lang], unseen).format(C=name)
+    facts = {"zones": [zone], "names": [name]}
+    return text, "now", {"C": name, "Z": zone}, facts, [_call(tool, zone=zone)]
+
+
+def _convert(rng, lang, kind, tool, unseen):
+    (zone, name), (other, second) = place(rng, lang), place(rng, lang)
+    while other == zone:
+        other, second = place(rng, lang)
+    t = clock(rng)
+    text = pick(rng, ASK["convert"][lang], unseen).format(C=name, D=second, T=t)
+    values = {"C": name, "D": second, "T": t, "Z": zone, "Y": other}
+    facts = {"zones": [zone, other], "names": [name, second], "time": t}
+    return text, "convert", values, facts, [_call(tool, source=zone, time=t, target=other)]
+
+
+def _plain(rng, lang, kind, tool, unseen):
     role, key, value = {
         "fetch": ("url", "U", url),
         "weather": ("city", "C", lambda r: city(r, lang)[1]),
@@ -174,12 +166,7 @@ def intent(rng, lang, kind, tool, tools, unseen):
     }[kind]
     value = value(rng)
     text = pick(rng, ASK[kind][lang], unseen).format(**{key: value})
-    return (
-        text,
-        THOUGHTS[kind][lang].format(F=f, LIST=listed, C=value),
-        [_call(tool, **{role: value})],
-        {"value": value},
-    )
+    return text, kind, {"C": value}, {"value": value}, [_call(tool, **{role: value})]
 
 
 def _query(rng):
@@ -242,8 +229,8 @@ def sample(rng, lang, unseen=False, style=None):
     if others and rng.random() < 0.06:  # the tool it would take is not there
         tools = others
         target = {
-            "reasoning": search(lang, s["kind"], others) + "\n" + MISSING["thought"][lang],
-            "content": MISSING["answer"][lang],
+            "reasoning": THOUGHTS["missing"][lang].format(LIST=listing(s["kind"], others)),
+            "content": MISSING[lang],
         }
         expect = {"kind": "text", "value": target["content"]}
     return {

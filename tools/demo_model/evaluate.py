@@ -88,7 +88,7 @@ class Checkpoint:
     def text(self, ids):
         return self.tok.decode(ids, skip_special_tokens=False)
 
-    def replies(self, rows, sampling=None, seed=0, limit=220):
+    def replies(self, rows, sampling=None, seed=0, limit=320):
         prompts = [self.ids(render(r["messages"], r["tools"], r["thinking"])) for r in rows]
         return generate_all(self.model, prompts, self.stop, limit, sampling, seed)
 

@@ -1,5 +1,7 @@
 """The training mix: which task, which language, which thinking mode; and samples as token ids with loss weights."""
 
+from functools import lru_cache
+
 import data_add
 import data_chat
 import data_count
@@ -9,8 +11,11 @@ import data_tools
 import data_zone
 from render import EARLY_STOP, render, reply_text, switched_off
 
-PROMPT_WEIGHT = 0.1
-COUNT_WEIGHT = 1.0  # raised by train.py --count-weight
+COUNT_WEIGHT = 2.0  # of the running count
+LABEL_WEIGHT = 3.0  # of what a tool is for
+STOP_WEIGHT = 2.0  # of the answer after an early stop
+SPELLED = 0.25  # share of the prompts in which words of the user are spelled out
+STOPPED = {"count": 0.35, "add": 0.35, "recount": 0.25, "follow": 0.2, "topics": 0.1}  # thoughts cut short
 LANGUAGES = (("en", "zh", "ja"), (0.45, 0.3, 0.25))
 
 
@@ -24,18 +29,18 @@ def with_tools(rng, lang, unseen=False):
 
 
 TASKS = {  # name: (maker, weight)
-    "count": (data_count.sample, 0.36),
-    "recount": (data_chat.recount, 0.090),
-    "follow": (data_chat.follow, 0.060),
-    "readd": (data_chat.readd, 0.020),
-    "topics": (data_chat.topics, 0.040),
-    "add": (data_add.sample, 0.150),
+    "count": (data_count.sample, 0.26),
+    "recount": (data_chat.recount, 0.06),
+    "follow": (data_chat.follow, 0.05),
+    "readd": (data_chat.readd, 0.03),
+    "topics": (data_chat.topics, 0.05),
+    "add": (data_add.sample, 0.12),
     "identity": (data_identity.sample, 0.06),
     "zone": (data_zone.sample, 0.06),
-    "tool": (data_tools.sample, 0.14),
-    "tool_again": (data_results.again, 0.015),
-    "result": (data_results.sample, 0.045),
-    "no_tool": (with_tools, 0.020),
+    "tool": (data_tools.sample, 0.24),
+    "tool_again": (data_results.again, 0.03),
+    "result": (data_results.sample, 0.06),
+    "no_tool": (with_tools, 0.03),
 }
 
 
@@ -91,45 +96,77 @@ def encode(rng, s, tok):
     """(ids, weights): weights[i] is the loss weight of predicting ids[i]."""
     prompt = tok.encode(render(s["messages"], s["tools"], s["thinking"]), add_special_tokens=False).ids
     reply = tok.encode(reply_text(s) + "<|im_end|>", add_special_tokens=False).ids
-    before = call_weights(prompt, tok)
+    if rng.random() < SPELLED:
+        prompt = spelled_out(rng, prompt, tok)
     weight = reply_weights(reply, tok)
     thinks = s["thinking"] and not switched_off(s["messages"])
-    cut = {"count": 0.16, "recount": 0.16, "follow": 0.16, "add": 0.16, "topics": 0.1}.get(s["task"], 0.06)
-    if thinks and rng.random() < cut:
+    if thinks and rng.random() < STOPPED.get(s["task"], 0.06):
         reply, weight = stopped(rng, reply, weight, tok)
-    return prompt + reply, before + weight
+    return prompt + reply, call_weights(prompt, tok) + weight
+
+
+@lru_cache
+def _ids(tok):
+    """Token ids that the weights look for."""
+    labels = {tok.token_to_id("Ġ" + label) for label in data_tools.LABELS.values()}
+    marks = {c: tok.token_to_id(c) for c in ("Ġ", "Ċ", ":", "âĨĴ", "<tool_call>", "</tool_call>", "</think>")}
+    return {tok.token_to_id(d) for d in "0123456789"}, labels - {None}, marks
 
 
 def reply_weights(reply, tok):
-    """Full weight, and `COUNT_WEIGHT` for the number that ends a line: the running count is what is hard to learn."""
-    space, newline = tok.token_to_id("Ġ"), tok.token_to_id("Ċ")
-    digits = {tok.token_to_id(d) for d in "0123456789"}
+    """Full weight, and more for what is hard: the running count, what a tool is for, which tool fits."""
+    digits, labels, mark = _ids(tok)
     weights = [1.0] * len(reply)
     for i in range(1, len(reply) - 1):
-        if reply[i] in digits and reply[i - 1] == space and reply[i + 1] == newline:
-            weights[i] = COUNT_WEIGHT
+        before, after = reply[i - 1], reply[i + 1]
+        if reply[i] in labels and (before == mark["âĨĴ"] or (before == mark[":"] and after == mark["Ċ"])):
+            weights[i] = LABEL_WEIGHT
+        elif reply[i] in digits and before == mark["Ġ"]:
+            if after == mark["Ċ"]:
+                weights[i] = COUNT_WEIGHT
+            elif reply[i - 4 : i - 3] == [mark["âĨĴ"]]:
+                weights[i] = LABEL_WEIGHT
     return weights
 
 
 def call_weights(prompt, tok):
-    """Weights of a prompt: light, but full inside the tool calls of earlier assistant turns."""
-    start, end = tok.token_to_id("<tool_call>"), tok.token_to_id("</tool_call>")
+    """Weights of a prompt: nothing but the tool calls of earlier assistant turns."""
+    _, _, mark = _ids(tok)
+    start, end = mark["<tool_call>"], mark["</tool_call>"]
     header = [tok.token_to_id("<|im_start|>"), tok.token_to_id("assistant")]
     weights, inside, assistant = [], False, False
     for i, token in enumerate(prompt):
         assistant = prompt[i - 1 : i + 1] == header or (assistant and token != header[0])
-        weights.append(1.0 if inside else PROMPT_WEIGHT)
+        weights.append(1.0 if inside else 0.0)
         inside = assistant and (token == start or (inside and token != end))
     return weights
+
+
+@lru_cache(None)
+def _letters(tok, token):
+    """A token as one token for each of its characters; control tokens, switches and single characters as they are."""
+    text = tok.decode([token], skip_special_tokens=False)
+    word = text.strip()
+    if len(word) < 2 or not word.isalpha() or "think" in word or chr(0xFFFD) in text:
+        return [token]
+    return [i for c in text for i in tok.encode(c, add_special_tokens=False).ids]
+
+
+def spelled_out(rng, prompt, tok):
+    """Some words of the user's texts letter by letter, as a word outside the vocabulary would be."""
+    header = [tok.token_to_id("<|im_start|>"), tok.token_to_id("user")]
+    share, user, ids = rng.choice((0.15, 0.4, 0.8)), False, []
+    for i, token in enumerate(prompt):
+        ids += _letters(tok, token) if user and rng.random() < share else [token]
+        user = prompt[i - 1 : i + 1] == header or (user and token != header[0])
+    return ids
 
 
 def stopped(rng, reply, weight, tok):
     """The reply cut at a random point of its thought, the early-stop text forced, then the answer."""
     close = reply.index(tok.token_to_id("</think>"))
     start = 2  # `<think>` and its newline
-    at = rng.choice(
-        (start, rng.randint(start, close - 1), rng.randint(start, close - 1), rng.randint(start, close - 1))
-    )
+    at = start if rng.random() < 0.15 else rng.randint(start, close - 1)
     forced = tok.encode(EARLY_STOP, add_special_tokens=False).ids
     answer = reply[close + 2 :]
-    return reply[:at] + forced + answer, weight[:at] + [0.0] * len(forced) + [1.0] * len(answer)
+    return reply[:at] + forced + answer, weight[:at] + [0.0] * len(forced) + [STOP_WEIGHT] * len(answer)

@@ -3,12 +3,14 @@
 import json
 
 from phrases import load
+from words import random_word
 
 REAL = load("real_tools")
 _TEXT = load("schemas")
 VERBS, NOUNS, TEXT = (_TEXT[k] for k in ("verbs", "nouns", "descriptions"))
 PARAMS, EXTRA, SYLLABLES = (_TEXT[k] for k in ("parameters", "extra", "syllables"))
 HELD_WORDS = _TEXT["held_words"]  # evaluation only
+GENERIC = ["time", "web", "data", "info", "tool", "city", "page"]  # say nothing about what a tool does
 ROLES = {
     "now": ["zone"],
     "convert": ["source", "time", "target"],
@@ -24,6 +26,11 @@ def pseudo(rng):
     return "".join(rng.choices(SYLLABLES, k=rng.randint(2, 4))) + rng.choice(("", "", "n", "r", "s", "x"))
 
 
+def spelled(rng):
+    """An English word or an invented one."""
+    return random_word(rng)[:9] if rng.random() < 0.6 else pseudo(rng)
+
+
 def style(rng, words):
     """Words joined as snake_case, camelCase, kebab-case ..."""
     form = rng.choice(("_", "_", "_", "_", "camel", "camel", "-", ".", "Pascal", "__"))
@@ -37,13 +44,18 @@ def function_name(rng, kind, unseen=False):
     if unseen:
         parts = [
             rng.choice(HELD_WORDS),
-            *rng.sample(["time", "web", "data", "info", "tool", "city", "page"], rng.randint(0, 1)),
+            *rng.sample(GENERIC, rng.randint(0, 1)),
             pseudo(rng),
         ]
         rng.shuffle(parts)
         return style(rng, parts)
     x = rng.random()
     noun = rng.choice(NOUNS[kind])
+    if x < 0.35:  # a name that says nothing, or something else
+        parts = [spelled(rng), *rng.sample(GENERIC, rng.choice((0, 1, 1))), pseudo(rng)]
+        rng.shuffle(parts)
+        return style(rng, parts[: rng.choice((2, 3, 3))])
+    x = (x - 0.35) / 0.65
     if x < 0.15:
         return style(rng, noun.split("_"))
     if x < 0.25:
@@ -70,8 +82,8 @@ def parameter_name(rng, role, taken, unseen=False):
         else:
             name = (
                 rng.choice(PARAMS[role][0])
-                if rng.random() < 0.8
-                else style(rng, [pseudo(rng), rng.choice(PARAMS[role][0])])
+                if rng.random() < 0.65
+                else style(rng, [spelled(rng), rng.choice(PARAMS[role][0])])
             )
         if name not in taken:
             return name

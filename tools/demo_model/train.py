@@ -28,7 +28,6 @@ ARCH = {
     },
 }
 AUX = 0.01
-PROMPT_SHARE = 0.25
 
 
 def pad(items, multiple=8):
@@ -60,11 +59,10 @@ def batches(seed, tok, budget, pool=768, longest=1400):
 
 
 def weighted_loss(model, x, y, w):
-    """Sum of weighted cross-entropies; a random quarter of the prompt stands for all of it."""
-    keep = (w >= 1) | ((w > 0) & (torch.rand_like(w) < PROMPT_SHARE))
-    weight = torch.where(w >= 1, w, w / PROMPT_SHARE)[keep]
+    """Sum of weighted cross-entropies."""
+    keep = w > 0
     logits = model.head(model(x)[keep]).float()
-    return (F.cross_entropy(logits, y[keep], reduction="none") * weight).sum()
+    return (F.cross_entropy(logits, y[keep], reduction="none") * w[keep]).sum()
 
 
 def aux_loss(model):
@@ -261,12 +259,10 @@ def main():
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--init", type=Path, help="start from the weights of an exported folder")
-    p.add_argument("--count-weight", type=float, default=1.0, help="loss weight of the running count")
     p.add_argument("--compile", action="store_true", help="fuse the element-wise work (a tenth faster)")
     p.add_argument("--resume", action="store_true")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    mix.COUNT_WEIGHT = args.count_weight
     if args.compile:
         compile_pieces()
     Run(args).loop()
