@@ -243,9 +243,9 @@ def _token_id(value: Any, backend: Backend, path: Path, key: str) -> int:
     if isinstance(value, dict):  # an AddedToken, written out
         value = value.get("content")
     found = backend.token_to_id(value) if isinstance(value, str) else value
-    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-        raise CheckpointError(f"{key} names no token: {value!r}", path)
-    return found
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**32 and backend.id_to_token(found):
+        return found
+    raise CheckpointError(f"{key} names no token: {value!r}", path)
 
 
 def _byte_alphabet() -> dict[str, int]:

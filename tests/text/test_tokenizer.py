@@ -122,6 +122,8 @@ def test_end_tokens(copy_folder: Path, files: dict[str, dict], expected: set[int
     [
         ("generation_config.json", {"eos_token_id": "no such token"}, "names no token"),
         ("generation_config.json", {"eos_token_id": True}, "names no token"),
+        ("generation_config.json", {"eos_token_id": 10**6}, "names no token"),
+        ("generation_config.json", {"eos_token_id": 2**40}, "names no token"),
         ("generation_config.json", "{", "JSON"),
         ("generation_config.json", "[]", "object"),
         ("tokenizer.json", "{}", "damaged"),
@@ -173,6 +175,8 @@ def test_control_tokens_that_merges_can_reach(copy_folder: Path) -> None:
     model["vocab"]["<think"] = 151700
     value["pre_tokenizer"] = value["decoder"]  # Qwen3's cuts before the last character
     path.write_text(json.dumps(value))
+    # the file's own control tokens are numbered anew behind the longer vocabulary
+    (copy_folder / "generation_config.json").write_text('{"eos_token_id": "<|im_end|>"}')
     tokenizer = Tokenizer.from_folder(copy_folder)
     assert tokenizer._plain.encode("<think>").ids == [151667]
     ids = tokenizer.encode("a<think>b", trusted=False)
