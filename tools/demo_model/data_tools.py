@@ -2,7 +2,7 @@
 
 from phrases import dress, load
 from places import CITIES, ZONES, city
-from schemas import ROLES, made_up, pseudo, real
+from schemas import ROLES, made_up, pseudo, real, vocabulary
 from words import random_word
 
 _TEXT = load("tools")
@@ -90,6 +90,7 @@ def place(rng, lang):
 
 def toolbox(rng, kind, unseen, style):
     """The right tool and the list of all tools. style: made | real | agent."""
+    words = vocabulary(rng)
     if style != "made":
         for _ in range(50):
             tools = real(rng, agent=style == "agent")
@@ -98,14 +99,14 @@ def toolbox(rng, kind, unseen, style):
         right = next(t for t in tools if t["kind"] == kind)
         if style == "real" and rng.random() < 0.4:
             tools += [
-                made_up(rng, rng.choice([k for k in ROLES if k not in ("now", "convert", "fetch")]), unseen)
+                made_up(rng, rng.choice([k for k in ROLES if k not in ("now", "convert", "fetch")]), words, unseen)
                 for _ in range(rng.randint(1, 2))
             ]
             rng.shuffle(tools)
         return right, tools
-    right = made_up(rng, kind, unseen)
+    right = made_up(rng, kind, words, unseen)
     kinds = [k for k in ROLES if k != kind] + ["other", "other"]
-    tools = [right] + [made_up(rng, k, unseen) for k in rng.sample(kinds, rng.choice((0, 1, 1, 1, 2, 2, 3, 5)))]
+    tools = [right] + [made_up(rng, k, words, unseen) for k in rng.sample(kinds, rng.choice((0, 1, 1, 1, 2, 2, 3, 5)))]
     rng.shuffle(tools)
     return right, tools
 

@@ -13,8 +13,9 @@ from render import EARLY_STOP, render, reply_text, switched_off
 
 COUNT_WEIGHT = 2.0  # of the running count
 LABEL_WEIGHT = 3.0  # of what a tool is for
+NEXT_WEIGHT = 2.0  # of how the next tool's name, or the next letter, begins
 STOP_WEIGHT = 2.0  # of the answer after an early stop
-SPELLED = 0.25  # share of the prompts in which words of the user are spelled out
+SPELLED = 0.4  # share of the prompts in which words of the user are spelled out
 STOPPED = {"count": 0.35, "add": 0.35, "recount": 0.25, "follow": 0.2, "topics": 0.1}  # thoughts cut short
 LANGUAGES = (("en", "zh", "ja"), (0.45, 0.3, 0.25))
 
@@ -34,7 +35,7 @@ TASKS = {  # name: (maker, weight)
     "follow": (data_chat.follow, 0.05),
     "readd": (data_chat.readd, 0.03),
     "topics": (data_chat.topics, 0.05),
-    "add": (data_add.sample, 0.12),
+    "add": (data_add.sample, 0.14),
     "identity": (data_identity.sample, 0.06),
     "zone": (data_zone.sample, 0.06),
     "tool": (data_tools.sample, 0.24),
@@ -126,6 +127,10 @@ def reply_weights(reply, tok):
                 weights[i] = COUNT_WEIGHT
             elif reply[i - 4 : i - 3] == [mark["âĨĴ"]]:
                 weights[i] = LABEL_WEIGHT
+        elif (before in digits and reply[i - 2] == mark["Ċ"]) or (
+            before == mark["Ġ"] and reply[i - 2] in digits and reply[i - 3] == mark["Ċ"]
+        ):
+            weights[i] = NEXT_WEIGHT
     return weights
 
 

@@ -31,6 +31,11 @@ def spelled(rng):
     return random_word(rng)[:9] if rng.random() < 0.6 else pseudo(rng)
 
 
+def vocabulary(rng):
+    """Words for all the names of one prompt: few of them half of the time, so that names begin alike."""
+    return [spelled(rng) for _ in range(rng.choice((2, 3, 5, 30)))]
+
+
 def style(rng, words):
     """Words joined as snake_case, camelCase, kebab-case ..."""
     form = rng.choice(("_", "_", "_", "_", "camel", "camel", "-", ".", "Pascal", "__"))
@@ -39,7 +44,7 @@ def style(rng, words):
     return "".join(w.capitalize() for w in words) if form == "Pascal" else form.join(words)
 
 
-def function_name(rng, kind, unseen=False):
+def function_name(rng, kind, words, unseen=False):
     """Real-looking, composed, or invented; `unseen` always holds a word that training never uses."""
     if unseen:
         parts = [
@@ -51,11 +56,11 @@ def function_name(rng, kind, unseen=False):
         return style(rng, parts)
     x = rng.random()
     noun = rng.choice(NOUNS[kind])
-    if x < 0.35:  # a name that says nothing, or something else
-        parts = [spelled(rng), *rng.sample(GENERIC, rng.choice((0, 1, 1))), pseudo(rng)]
+    if x < 0.5:  # a name that says nothing, or something else
+        parts = [rng.choice(words), *rng.sample(GENERIC, rng.choice((0, 1, 1))), pseudo(rng)]
         rng.shuffle(parts)
         return style(rng, parts[: rng.choice((2, 3, 3))])
-    x = (x - 0.35) / 0.65
+    x = (x - 0.5) / 0.5
     if x < 0.15:
         return style(rng, noun.split("_"))
     if x < 0.25:
@@ -75,15 +80,15 @@ def function_name(rng, kind, unseen=False):
     )
 
 
-def parameter_name(rng, role, taken, unseen=False):
+def parameter_name(rng, role, taken, words, unseen=False):
     while True:
         if unseen and rng.random() < 0.5:
             name = style(rng, [rng.choice(HELD_WORDS), rng.choice(PARAMS[role][0])])
         else:
             name = (
                 rng.choice(PARAMS[role][0])
-                if rng.random() < 0.65
-                else style(rng, [spelled(rng), rng.choice(PARAMS[role][0])])
+                if rng.random() < 0.55
+                else style(rng, [rng.choice(words), rng.choice(PARAMS[role][0])])
             )
         if name not in taken:
             return name
@@ -100,12 +105,12 @@ def _property(rng, role, name):
     return fields
 
 
-def made_up(rng, kind, unseen=False):
-    """A tool of a kind: {"kind", "roles": {role: parameter name}, "function"}."""
+def made_up(rng, kind, words, unseen=False):
+    """A tool of a kind, named with some of the words: {"kind", "roles": {role: parameter name}, "function"}."""
     roles, properties = {}, {}
     order = ROLES[kind] if rng.random() < 0.6 else rng.sample(ROLES[kind], len(ROLES[kind]))
     for role in order:
-        name = parameter_name(rng, role, properties, unseen)
+        name = parameter_name(rng, role, properties, words, unseen)
         roles[role], properties[name] = name, _property(rng, role, name)
     if rng.random() < 0.25:
         for name, field in rng.sample(EXTRA, rng.randint(1, 2)):
@@ -120,7 +125,7 @@ def made_up(rng, kind, unseen=False):
     if rng.random() < 0.2:
         parameters = dict(rng.sample(list(parameters.items()), len(parameters)))
     function = {
-        "name": function_name(rng, kind, unseen),
+        "name": function_name(rng, kind, words, unseen),
         "description": rng.choice(TEXT[kind]),
         "parameters": parameters,
     }
