@@ -11,12 +11,12 @@ import data_tools
 import data_zone
 from render import EARLY_STOP, render, reply_text, switched_off
 
-COUNT_WEIGHT = 2.0  # of the running count
-LABEL_WEIGHT = 3.0  # of what a tool is for
-NEXT_WEIGHT = 2.0  # of how the next tool's name, or the next letter, begins
+COUNT_WEIGHT = 2.0  # of the running count and of reversed digits
+LABEL_WEIGHT = 4.0  # of what a tool is for
+NEXT_WEIGHT = 4.0  # of how the next tool's name, or the next letter, begins
 STOP_WEIGHT = 2.0  # of the answer after an early stop
 SPELLED = 0.4  # share of the prompts in which words of the user are spelled out
-STOPPED = {"count": 0.35, "add": 0.35, "recount": 0.25, "follow": 0.2, "topics": 0.1}  # thoughts cut short
+STOPPED = {"count": 0.45, "add": 0.4, "recount": 0.25, "follow": 0.2, "topics": 0.1}  # thoughts cut short
 LANGUAGES = (("en", "zh", "ja"), (0.45, 0.3, 0.25))
 
 
@@ -36,8 +36,8 @@ TASKS = {  # name: (maker, weight)
     "readd": (data_chat.readd, 0.03),
     "topics": (data_chat.topics, 0.05),
     "add": (data_add.sample, 0.14),
-    "identity": (data_identity.sample, 0.06),
-    "zone": (data_zone.sample, 0.06),
+    "identity": (data_identity.sample, 0.12),
+    "zone": (data_zone.sample, 0.08),
     "tool": (data_tools.sample, 0.24),
     "tool_again": (data_results.again, 0.03),
     "result": (data_results.sample, 0.06),
@@ -123,7 +123,7 @@ def reply_weights(reply, tok):
         if reply[i] in labels and (before == mark["âĨĴ"] or (before == mark[":"] and after == mark["Ċ"])):
             weights[i] = LABEL_WEIGHT
         elif reply[i] in digits and before == mark["Ġ"]:
-            if after == mark["Ċ"]:
+            if after in (mark["Ċ"], mark["Ġ"]):
                 weights[i] = COUNT_WEIGHT
             elif reply[i - 4 : i - 3] == [mark["âĨĴ"]]:
                 weights[i] = LABEL_WEIGHT
