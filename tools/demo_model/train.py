@@ -7,6 +7,7 @@ import argparse
 import json
 import random
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import mix
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from export import load_folder
 from model import Config, Qwen3, compile_pieces
 from optim import Muon, split_parameters
+from rounding import rounded
 from tokenizers import Tokenizer
 
 ARCH = {
@@ -28,6 +30,7 @@ ARCH = {
     },
 }
 AUX = 0.01
+ROUNDED = 0.5  # share of the steps that see 4-bit weights
 
 
 def pad(items, multiple=8):
@@ -170,6 +173,15 @@ class Run:
 
     def update(self, parts):
         """One optimizer step on several batches; returns the mean weighted loss."""
+        with rounded(self.model) if torch.rand(()) < ROUNDED else nullcontext():
+            shown = self.backward(parts)
+        torch.nn.utils.clip_grad_norm_([p for g in self.adam.param_groups for p in g["params"]], 1.0)
+        self.muon.step()
+        self.adam.step()
+        self.model.zero_grad(set_to_none=True)
+        return shown
+
+    def backward(self, parts):
         total = sum(w.sum() for _, _, w in parts)
         shown = 0.0
         for x, y, w in parts:
@@ -180,10 +192,6 @@ class Run:
             loss.backward()
             shown += loss.item()
             self.tokens += x.numel()
-        torch.nn.utils.clip_grad_norm_([p for g in self.adam.param_groups for p in g["params"]], 1.0)
-        self.muon.step()
-        self.adam.step()
-        self.model.zero_grad(set_to_none=True)
         return shown
 
     def average(self):
