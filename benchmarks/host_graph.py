@@ -26,7 +26,7 @@ from unittest import mock
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
@@ -69,15 +69,13 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 
-Build = Callable[[], None]
-
 
 def weights(config: ModelConfig) -> dict[str, mx.array]:
     """Small constant weights under MLX's names; their values do not matter, nothing is computed."""
     return {f"{leaf.path}.weight": mx.full(leaf.shape, 0.01) for group in groups(config) for leaf in group}
 
 
-def ours(config: ModelConfig, mode: KernelMode, packed: bool, position: int) -> Build:
+def ours(config: ModelConfig, mode: KernelMode, packed: bool, position: int, kv_bits: int | None = None) -> _Step:
     """A function that builds one step of our model at ``position`` and leaves the cache as it was."""
     model = Qwen3(config, resolve(mode))
     model.load_weights(list(weights(config).items()))
@@ -87,7 +85,7 @@ def ours(config: ModelConfig, mode: KernelMode, packed: bool, position: int) -> 
                 if leaf.kind != "norm":
                     _pack(model, leaf.path, leaf.kind, 8 if leaf.kind == "router" else 4)
     model.fuse()
-    cache = KVCache(config, kernels=model.kernels)
+    cache = KVCache(config, kernels=model.kernels, kv_bits=kv_bits)
     shape = (1, config.num_key_value_heads, position, config.head_dim)
     for layer in cache.layers:
         layer.append(mx.zeros(shape), mx.zeros(shape))
@@ -95,15 +93,15 @@ def ours(config: ModelConfig, mode: KernelMode, packed: bool, position: int) -> 
     held = [list(layer.buffers) for layer in cache.layers]
     token = mx.array([[1]])
 
-    def build() -> None:
-        model(token, cache)
+    def graph(token: mx.array) -> tuple[mx.array, ...]:
+        return (model(token, cache), *cache.arrays)
 
     def restore() -> None:
         cache.trim(1)
         for layer, buffers in zip(cache.layers, held, strict=True):
             layer.buffers = list(map(mx.array, buffers))
 
-    return _Step(build, restore)
+    return _Step(graph, token, restore)
 
 
 def _pack(model: Qwen3, path: str, kind: str, bits: int) -> None:
@@ -117,7 +115,7 @@ def _pack(model: Qwen3, path: str, kind: str, bits: int) -> None:
     setattr(parent, name, make(arrays[0], arrays[1], arrays[2], spec))
 
 
-def peer(source: dict[str, Any], config: ModelConfig, packed: bool, position: int) -> Build:
+def peer(source: dict[str, Any], config: ModelConfig, packed: bool, position: int, kv_bits: int | None = None) -> _Step:
     """The same of mlx-lm's model."""
     from mlx_lm.models import cache as caches
     from mlx_lm.models import qwen3, qwen3_moe
@@ -134,17 +132,20 @@ def peer(source: dict[str, Any], config: ModelConfig, packed: bool, position: in
         shape = (1, config.num_key_value_heads, capacity, config.head_dim)
         layer.keys, layer.values, layer.offset = mx.zeros(shape), mx.zeros(shape), position
     mx.eval([(layer.keys, layer.values) for layer in cache])
+    if kv_bits:
+        cache = [layer.to_quantized(64, kv_bits) for layer in cache]
     held = [(layer.keys, layer.values) for layer in cache]
     token = mx.array([[1]])
 
-    def build() -> None:
-        model(token, cache)
+    def graph(token: mx.array) -> tuple[mx.array, ...]:
+        out = model(token, cache)
+        return (out, *(array for _, array in tree_flatten([(layer.keys, layer.values) for layer in cache])))
 
     def restore() -> None:
         for layer, (keys, values) in zip(cache, held, strict=True):
-            layer.keys, layer.values, layer.offset = mx.array(keys), mx.array(values), position
+            layer.keys, layer.values, layer.offset = tree_map(mx.array, keys), tree_map(mx.array, values), position
 
-    return _Step(build, restore)
+    return _Step(graph, token, restore)
 
 
 def _bits(path: str) -> dict[str, int]:
@@ -152,15 +153,17 @@ def _bits(path: str) -> dict[str, int]:
 
 
 class _Step:
-    """Builds a step and takes it back; only the building is timed."""
+    """``graph`` builds a step, ``restore`` takes it back; only the building is timed."""
 
-    def __init__(self, build: Build, restore: Build) -> None:
-        self.build, self.restore = build, restore
+    def __init__(
+        self, graph: Callable[[mx.array], tuple[mx.array, ...]], token: mx.array, restore: Callable[[], None]
+    ) -> None:
+        self.graph, self.token, self.restore = graph, token, restore
 
     def __call__(self) -> float:
         """Milliseconds of this thread (so that other processes do not count)."""
         begun = time.thread_time()
-        self.build()
+        self.graph(self.token)
         spent = time.thread_time() - begun
         self.restore()
         return spent * 1e3
