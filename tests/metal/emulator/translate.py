@@ -309,7 +309,7 @@ def _threadgroup_variable(type_name: str, declarator: str) -> str:
     name, dimensions = found[1], found[2].replace("\n", " ")
     return (
         f"static emu::ThreadgroupSite emu_site_{name}; using emu_type_{name} = {type_name}{dimensions}; "
-        f'auto& {name} = emu::threadgroup_variable<emu_type_{name}>(emu_site_{name}, "{name}");'
+        f'auto&& {name} = emu::threadgroup_variable<emu_type_{name}>(emu_site_{name}, "{name}");'
     )
 
 

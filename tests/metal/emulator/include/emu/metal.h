@@ -36,7 +36,17 @@ EMU_VECTORS(uint) EMU_VECTORS(long) EMU_VECTORS(ulong) EMU_VECTORS(half) EMU_VEC
 namespace emu {
 
 // A threadgroup variable: the same memory for every thread of the threadgroup.
+#ifdef EMU_ADDRESS_SPACES
 template <class T>
+  requires(std::rank_v<T> == 1)
+Pointer<std::remove_extent_t<T>, threadgroup_space, false> threadgroup_variable(ThreadgroupSite& site, const char* name) {
+  return *static_cast<T*>(emu_threadgroup_variable(&site, sizeof(T), alignof(T), name));
+}
+#endif
+template <class T>
+#ifdef EMU_ADDRESS_SPACES
+  requires(std::rank_v<T> != 1)
+#endif
 EMU_INLINE T& threadgroup_variable(ThreadgroupSite& site, const char* name) {
   void* at = site.launch == emu_launch_id ? site.data : emu_threadgroup_variable(&site, sizeof(T), alignof(T), name);
   return *static_cast<T*>(at);
