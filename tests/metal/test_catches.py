@@ -36,7 +36,11 @@ RUNS: list[tuple[str, type[Exception], str]] = [
     ("vector", errors.MisalignedError, "float4 v = *(const device float4*)(x + 1 + 0 * i); y[i] = dot(v, v);"),
     ("unwritten output", errors.UnwrittenOutputError, "if (i != 5) y[i] = x[i];"),
     ("output read first", errors.UninitialisedReadError, "y[i] = y[i] + x[i];"),
-    ("threadgroup array", errors.UninitialisedReadError, "threadgroup float s[64]; s[i] = 1; y[i] = s[i] + s[0] + s[63];"),
+    (
+        "threadgroup array",
+        errors.UninitialisedReadError,
+        "threadgroup float s[64]; s[i] = 1; y[i] = s[i] + s[0] + s[63];",
+    ),
     ("threadgroup scalar", errors.UninitialisedReadError, "threadgroup float s; y[i] = s + x[i];"),
     ("threadgroup race", errors.RaceError, "threadgroup float s[64]; s[i] = x[i]; y[i] = s[i] + s[0];"),
     ("scalar race", errors.RaceError, "threadgroup float s; s = x[i]; y[i] = s;"),
@@ -92,7 +96,9 @@ PLAIN = {"read past", "write past", "write before", "unwritten output", "write t
 PLAIN |= {"barrier in a branch", "simd after exit", "threadgroup memory"}
 
 
-@pytest.mark.parametrize(("kind", "source"), [r[1:] for r in RUNS if r[0] in PLAIN], ids=sorted(PLAIN, key=[r[0] for r in RUNS].index))
+@pytest.mark.parametrize(
+    ("kind", "source"), [r[1:] for r in RUNS if r[0] in PLAIN], ids=sorted(PLAIN, key=[r[0] for r in RUNS].index)
+)
 def test_plain(kind: type[Exception], source: str) -> None:
     with emulator.using(check_source=False), pytest.raises(kind):
         launch(source)
@@ -112,9 +118,7 @@ def test_fine_kernels_pass() -> None:
         launch(
             "threadgroup float s[64]; s[i] = x[i]; threadgroup_barrier(mem_flags::mem_threadgroup); y[i] = s[63 - i];"
         )
-        launch(
-            "threadgroup float s[64]; s[i] = x[i]; simdgroup_barrier(mem_flags::mem_threadgroup); y[i] = s[i ^ 31];"
-        )
+        launch("threadgroup float s[64]; s[i] = x[i]; simdgroup_barrier(mem_flags::mem_threadgroup); y[i] = s[i ^ 31];")
 
 
 SOURCES: list[tuple[type[Exception], dict[str, Any]]] = [
