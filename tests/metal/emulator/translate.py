@@ -234,7 +234,7 @@ def _member_functions(tokens: Tokens) -> None:
         if tokens.get(before) == "const":
             before = tokens.before(before)
         after = tokens.get(tokens.after(i))
-        if tokens.text[i] != "thread" and _returns_reference(tokens, i):
+        if tokens.text[i] != "thread" and (_returns_reference(tokens, i) or _specialises(tokens, i)):
             before = i
         elif tokens.get(before) != ")" or after not in ("{", ":", ";", "const"):
             continue
@@ -249,6 +249,13 @@ def _member_functions(tokens: Tokens) -> None:
             end = tokens.closing(end) if tokens.get(end) == "(" else end
             end = tokens.after(end)
         tokens.erase(start + 1, (tokens.closing(end) if tokens.get(end) == "{" else end) + 1)
+
+
+def _specialises(tokens: Tokens, at: int) -> bool:
+    """`struct name<device T*> {`: a specialization for one address space."""
+    angle = tokens.before(at)
+    keyword = tokens.before(tokens.before(angle))
+    return tokens.get(angle) == "<" and tokens.get(keyword) == "struct"
 
 
 def _returns_reference(tokens: Tokens, at: int) -> bool:

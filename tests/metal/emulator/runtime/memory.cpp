@@ -50,7 +50,7 @@ bool map_slot(int index, size_t size, size_t align) {
   if (slot.pages + (stride >> 1) > stride) return false;
   uint8_t* middle = arena + index * stride + (stride >> 2) / page * page;
   if (mprotect(middle, slot.pages, PROT_READ | PROT_WRITE)) return false;
-  slot.data = middle + (slot.pages - rounded(size, align));
+  slot.data = middle + (slot.pages - rounded(size ? size : 1, align));
   return true;
 }
 

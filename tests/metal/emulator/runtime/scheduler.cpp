@@ -50,7 +50,7 @@ emu_start:
 )");
 static void* first_frame(void* top) {
   auto** frame = static_cast<void**>(top);
-  *--frame = nullptr;  // keeps the stack on a 16-byte boundary at the call
+  frame -= 2;  // keeps the stack on a 16-byte boundary at the call
   *--frame = reinterpret_cast<void*>(emu_start);
   for (int i = 0; i < 6; i++) *--frame = nullptr;
   return frame;
@@ -172,10 +172,6 @@ void block(Thread* thread) {
   Simdgroup& group = simdgroups[thread->simdgroup];
   group.ready &= ~(1u << thread->lane);
   if (!group.ready) ready_simdgroups &= ~(1u << thread->simdgroup);
-}
-
-void name_threads(char* out, size_t size, uint32_t mask) {
-  snprintf(out, size, "lanes 0x%08x", mask);
 }
 
 }  // namespace
@@ -421,14 +417,11 @@ void emu_threadgroup_barrier(uint32_t flags, int line) {
 }
 
 void emu_simdgroup_barrier(uint32_t flags, int line) {
-  uint32_t lane = emu_current->lane, s = emu_current->simdgroup;
   emu_meet(0xb0 | flags, line, &flags, sizeof flags, [](Slots, uint32_t, char*) {
     result->simdgroup_barriers++;
     result->simd_ops--;
     simd_epoch(static_cast<int>(emu_current->simdgroup))++;
   });
-  (void)lane;
-  (void)s;
 }
 
 void emu_bad_lane(uint32_t lane, int line) {
