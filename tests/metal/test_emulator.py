@@ -62,3 +62,35 @@ def test_random_orders_agree() -> None:
     for seed in range(1, 6):
         with emulator.using(seed=seed):
             np.testing.assert_array_equal(np.array(run_sum(64)[1]), expected)
+
+
+REVERSE = """
+    threadgroup float s[128];
+    uint i = thread_index_in_threadgroup;
+    uint g = thread_position_in_grid.x;
+    float sum = 0.0f;
+    for (int step = 0; step < 4; step++) {
+        s[i] = x[g] * (step + 1);
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        sum += simd_sum(s[127 - i]) * 0.1f;
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+    }
+    y[g] = sum;
+"""
+
+
+@pytest.mark.parametrize("instrumented", [False, True])
+def test_twenty_random_orders_are_bit_identical(instrumented: bool) -> None:
+    kernel = emulator.metal_kernel("reverse", ["x"], ["y"], REVERSE)
+    x = mx.array(np.random.default_rng(0).standard_normal(512).astype(np.float32))
+
+    def run() -> np.ndarray:
+        shapes, dtypes = [(512,)], [mx.float32]
+        launch = {"output_shapes": shapes, "output_dtypes": dtypes, "grid": (512, 1, 1), "threadgroup": (128, 1, 1)}
+        return np.array(kernel(inputs=[x], **launch)[0])
+
+    expected = run()
+    for seed in range(1, 21):
+        with emulator.using(seed=seed, instrumented=instrumented):
+            assert (run().view(np.uint32) == expected.view(np.uint32)).all()
+    assert emulator.last_report().barriers == 4 * 8

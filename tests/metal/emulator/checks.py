@@ -27,13 +27,13 @@ def check_text(source: str, what: str) -> None:
         if not line.isascii():
             raise NonAsciiError(f"{what}: line {number} is not ASCII: {line.strip()!r}")
     tokens = Tokens(source)
-    line = 1
+    at = 1
     for text, kind in zip(tokens.text, tokens.kind, strict=True):
         if kind == "number" and is_bare_float(text):
-            raise DoubleError(f"{what}: line {line}: {text} is a double; write {text}f")
+            raise DoubleError(f"{what}: line {at}: {text} is a double; write {text}f")
         if kind == "name" and text == "double":
-            raise DoubleError(f"{what}: line {line}: Metal has no double")
-        line += text.count("\n")
+            raise DoubleError(f"{what}: line {at}: Metal has no double")
+        at += text.count("\n")
 
 
 def check_buffers(parameters: list[Parameter], what: str) -> None:

@@ -17,8 +17,6 @@ from .report import note
 from .settings import current
 from .translate import entry, translate
 
-_PRELUDE_LINES = '#line 1 "kernel.metal"\n'
-
 
 @dataclass(frozen=True)
 class Output:
@@ -50,6 +48,11 @@ def from_bytes(data: bytes, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
         return mx.array(np.frombuffer(data, np.uint16)).view(mx.bfloat16).reshape(shape)
     numpy_dtype = np.array(mx.zeros((1,), dtype)).dtype
     return mx.array(np.frombuffer(data, numpy_dtype)).reshape(shape)
+
+
+def _three(sizes: Sequence[int]) -> tuple[int, int, int]:
+    x, y, z = (*sizes, 1, 1)[:3]
+    return x, y, z
 
 
 class Function:
@@ -107,7 +110,7 @@ class Function:
         """Launches `grid` threads; the outputs by name. Arguments are arrays, scalars or `Output`s by parameter."""
         if current().check_source:
             self.check()
-        buffers = []
+        buffers: list[launch.Buffer] = []
         outputs = {}
         for p in sorted((p for p in self.parameters if p.buffer is not None), key=lambda p: p.buffer or 0):
             while len(buffers) < (p.buffer or 0):
@@ -122,8 +125,8 @@ class Function:
             else:
                 data = b"" if given is None else to_bytes(given)
                 buffers.append(launch.Buffer(p.name, len(data), data, False))
-        three_grid = (*grid, 1, 1)[:3]
-        three_group = (*threadgroup, 1, 1)[:3]
-        results, report = launch.run(self.label, self._compiled(), buffers, three_grid, three_group, current())
+        results, report = launch.run(
+            self.label, self._compiled(), buffers, _three(grid), _three(threadgroup), current()
+        )
         note(report)
         return {name: from_bytes(results[name], o.shape, o.dtype) for name, o in outputs.items()}

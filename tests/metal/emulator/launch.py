@@ -44,8 +44,17 @@ class _Spec(ctypes.Structure):
     )
 
 
-_COUNTS = ("loads", "requested", "bytes", "lines", "distinct", "stores", "store_requested", "store_bytes")
-_COUNTS += ("store_lines",)
+_COUNTS = (
+    "loads",
+    "requested",
+    "bytes",
+    "lines",
+    "distinct",
+    "stores",
+    "store_requested",
+    "store_bytes",
+    "store_lines",
+)
 
 
 class _Counts(ctypes.Structure):

@@ -61,7 +61,7 @@ def metal_kernel(
     atomic_outputs: bool = False,
 ) -> Callable[..., list[mx.array]]:
     """As `mx.fast.metal_kernel`; launches run at once, in the emulator, under the current settings."""
-    real = _real_metal_kernel(
+    real: Any = _real_metal_kernel(
         name=name,
         input_names=input_names,
         output_names=output_names,
