@@ -74,3 +74,28 @@ def test_qk_norm_rope(kernels: Any) -> None:
     x = mx.fast.rope(x, d, traditional=True, base=10000.0, scale=1.0, offset=7).transpose(0, 2, 1, 3)
     np.testing.assert_allclose(np.array(q), 0.125 * np.array(x[..., :heads, :]), atol=2e-6)
     np.testing.assert_allclose(np.array(k), np.array(x[..., heads:, :]), atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_gated_delta(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    found = importlib.util.find_spec("mlx_lm")
+    assert found is not None and found.submodule_search_locations
+    path = Path(found.submodule_search_locations[0]) / "models" / "gated_delta.py"
+    monkeypatch.setattr(mx.fast, "metal_kernel", emulator.metal_kernel)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    spec = importlib.util.spec_from_file_location("emulated_gated_delta", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rng = np.random.default_rng(0)
+
+    def array(*shape: int) -> mx.array:
+        return mx.array(rng.standard_normal(shape).astype(np.float32) / 8)
+
+    q, k, v, state = array(1, 3, 2, 128), array(1, 3, 2, 128), array(1, 3, 4, 8), array(1, 4, 8, 128)
+    g, beta = mx.exp(array(1, 3, 4)), mx.sigmoid(array(1, 3, 4))
+    run = module.gated_delta_kernel if packed else module.gated_delta_kernel_unpacked
+    y, after = run(q, k, v, g, beta, state)
+    expected_y, expected_after = module.gated_delta_ops(q, k, v, g, beta, state)
+    np.testing.assert_allclose(np.array(y), np.array(expected_y), atol=1e-5)
+    np.testing.assert_allclose(np.array(after), np.array(expected_after), atol=1e-5)
