@@ -104,7 +104,7 @@ def converted(model: str, bits: int | None) -> Iterator[str]:
         yield model
         return
     with tempfile.TemporaryDirectory() as folder:
-        output = str(Path(folder) / f"{model}-{bits}bit")
+        output = str(Path(folder) / f"{Path(model).name}-{bits}bit")
         command = [sys.executable, "-m", "qwen3_mlx.convert", "--model", model, "--output", output]
         subprocess.run([*command, "--bits", str(bits)], check=True, stdout=subprocess.DEVNULL)
         yield output
