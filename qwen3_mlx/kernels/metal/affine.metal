@@ -1,0 +1,104 @@
+// Affine-packed weights times 16-bit activations, V values a lane at a time (V = 4, 8 or 16; a group holds whole lanes).
+//
+// A row's value k is scale * q_k + bias with an unsigned q_k of 4 or 8 bits, low bits first, so a lane's part of a dot
+// product is scale * sum(q_k x_k) + bias * sum(x_k). All arithmetic is float32.
+
+template <typename T>
+METAL_FUNC float2 qwen3_pair(uint word);
+template <>
+METAL_FUNC float2 qwen3_pair<bfloat16_t>(uint word) {
+  return float2(as_type<float>(word << 16), as_type<float>(word & 0xffff0000u));
+}
+template <>
+METAL_FUNC float2 qwen3_pair<half>(uint word) {
+  return float2(as_type<half2>(word));
+}
+
+// Loads V activations into x, ready for qwen3_dot, and returns their sum. 4-bit values are not shifted down before
+// they are multiplied: the activations are scaled down instead, by powers of two, once for all rows.
+template <typename T, int V, int BITS>
+METAL_FUNC float qwen3_load(const device T* from, thread float* x) {
+  uint words[V / 2];
+  if (V == 4) {
+    uint2 all = *(const device uint2*)from;
+    words[0] = all.x;
+    words[1] = all.y;
+  } else {
+#pragma clang loop unroll(full)
+    for (int i = 0; i < V / 8; i++) {
+      uint4 all = ((const device uint4*)from)[i];
+      words[4 * i] = all.x;
+      words[4 * i + 1] = all.y;
+      words[4 * i + 2] = all.z;
+      words[4 * i + 3] = all.w;
+    }
+  }
+  float sum = 0.0f;
+#pragma clang loop unroll(full)
+  for (int i = 0; i < V / 2; i++) {
+    float2 both = qwen3_pair<T>(words[i]);
+    sum += both.x;
+    sum += both.y;
+    if (BITS == 4) {
+      both *= (i & 1) ? float2(1.0f / 256.0f, 1.0f / 4096.0f) : float2(1.0f, 1.0f / 16.0f);
+    }
+    x[2 * i] = both.x;
+    x[2 * i + 1] = both.y;
+  }
+  return sum;
+}
+
+METAL_FUNC float qwen3_dot_nibbles(uint low16, const thread float* x) {
+  float sum = float(low16 & 0x000fu) * x[0];
+  sum = fma(float(low16 & 0x00f0u), x[1], sum);
+  sum = fma(float(low16 & 0x0f00u), x[2], sum);
+  return fma(float(low16 & 0xf000u), x[3], sum);
+}
+
+METAL_FUNC float qwen3_dot_bytes(uint word, const thread float* x) {
+  uchar4 q = as_type<uchar4>(word);
+  float sum = float(q.x) * x[0];
+  sum = fma(float(q.y), x[1], sum);
+  sum = fma(float(q.z), x[2], sum);
+  return fma(float(q.w), x[3], sum);
+}
+
+// sum(q_k x_k) over the V values packed at row; one load.
+template <int V, int BITS>
+METAL_FUNC float qwen3_dot(const device uchar* row, const thread float* x) {
+  constexpr int bytes = V * BITS / 8;
+  uint words[bytes < 4 ? 1 : bytes / 4];
+  if (bytes == 2) {
+    words[0] = *(const device ushort*)row;
+  } else if (bytes == 4) {
+    words[0] = *(const device uint*)row;
+  } else if (bytes == 8) {
+    uint2 all = *(const device uint2*)row;
+    words[0] = all.x;
+    words[bytes < 8 ? 0 : 1] = all.y;
+  } else {
+    uint4 all = *(const device uint4*)row;
+    words[0] = all.x;
+    words[bytes < 16 ? 0 : 1] = all.y;
+    words[bytes < 16 ? 0 : 2] = all.z;
+    words[bytes < 16 ? 0 : 3] = all.w;
+  }
+  if (BITS == 8) {
+    float sum = 0.0f;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < V / 4; i++) {
+      sum += qwen3_dot_bytes(words[i], x + 4 * i);
+    }
+    return sum;
+  }
+  if (bytes == 2) {
+    return qwen3_dot_nibbles(words[0], x);
+  }
+  float sum = 0.0f;
+#pragma clang loop unroll(full)
+  for (int i = 0; i < V / 8; i++) {
+    sum += qwen3_dot_nibbles(words[i], x + 8 * i);
+    sum += qwen3_dot_nibbles(words[i] >> 16, x + 8 * i + 4);
+  }
+  return sum;
+}

@@ -1,0 +1,241 @@
+"""The expert kernels against float64."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from qwen3_mlx.kernels import experts as kernels
+from qwen3_mlx.kernels.experts import Packed, down_sum, gate_up_swiglu
+
+from .. import emulator
+from ..test_emulator import _compiler  # noqa: F401
+from .packing import dequantized, precision, random_packed, wide
+
+
+@pytest.fixture(autouse=True)
+def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.fast, "metal_kernel", emulator.metal_kernel)
+
+
+class Sizes(NamedTuple):
+    rows: int
+    hidden: int
+    inner: int
+    top_k: int
+    stack: int
+    bits: int = 4
+    group: int = 64
+    dtype: Any = mx.bfloat16
+
+
+class Case(NamedTuple):
+    x: mx.array  # [rows, hidden]
+    inner: mx.array  # [rows, top_k, inner]
+    experts: mx.array  # [rows, top_k]
+    weights: mx.array  # [rows, top_k]
+    gate_up: Packed
+    down: Packed
+
+
+def case(sizes: Sizes, seed: int = 0) -> Case:
+    rng = np.random.default_rng(seed)
+    rows, hidden, inner, top_k, stack, bits, group, dtype = sizes
+    assert kernels.supported(rows, hidden, inner, top_k, bits, group, dtype)
+
+    def array(*shape: int) -> mx.array:
+        return mx.array(rng.standard_normal(shape).astype(np.float32)).astype(dtype)
+
+    chosen = np.stack([rng.permutation(stack)[:top_k] for _ in range(rows)]).astype(np.uint32)
+    weights = rng.dirichlet(np.ones(top_k), rows).astype(np.float32)
+    return Case(
+        array(rows, hidden),
+        array(rows, top_k, inner),
+        mx.array(chosen),
+        mx.array(weights),
+        random_packed(rng, stack, 2 * inner, hidden, bits, group, dtype),
+        random_packed(rng, stack, hidden, inner, bits, group, dtype),
+    )
+
+
+def expected_swiglu(c: Case) -> tuple[np.ndarray, np.ndarray]:
+    """The result in float64, and what it is sensitive to: ``sum |w||x|`` through SwiGLU's derivative."""
+    x, experts = wide(c.x), np.array(c.experts)
+    want = np.zeros((*experts.shape, c.gate_up.weight.shape[1] // 2))
+    cond = np.zeros_like(want)
+    for expert in np.unique(experts):
+        matrix = dequantized(c.gate_up, int(expert))
+        for row, slot in np.argwhere(experts == expert):
+            gate, up = np.split(matrix @ x[row], 2)
+            gate_cond, up_cond = np.split(np.abs(matrix) @ np.abs(x[row]), 2)
+            sigmoid = 0.5 + 0.5 * np.tanh(gate / 2)
+            want[row, slot] = gate * sigmoid * up
+            slope = sigmoid * (1 + gate * (1 - sigmoid))
+            cond[row, slot] = np.abs(slope * up) * gate_cond + np.abs(gate * sigmoid) * up_cond
+    return want, cond
+
+
+def expected_down(c: Case) -> tuple[np.ndarray, np.ndarray]:
+    inner, experts, weights = wide(c.inner), np.array(c.experts), np.array(c.weights, np.float64)
+    want = np.zeros((len(experts), c.down.weight.shape[1]))
+    cond = np.zeros_like(want)
+    for expert in np.unique(experts):
+        matrix = dequantized(c.down, int(expert))
+        for row, slot in np.argwhere(experts == expert):
+            want[row] += weights[row, slot] * (matrix @ inner[row, slot])
+            cond[row] += weights[row, slot] * (np.abs(matrix) @ np.abs(inner[row, slot]))
+    return want, cond
+
+
+def run_gate_up(c: Case) -> mx.array:
+    return gate_up_swiglu(c.x, c.experts, c.gate_up)
+
+
+def run_down(c: Case) -> mx.array:
+    return down_sum(c.inner, c.experts, c.weights, c.down)
+
+
+#: Name -> (launch, float64 result and condition).
+BOTH = {"gate_up": (run_gate_up, expected_swiglu), "down": (run_down, expected_down)}
+each = pytest.mark.parametrize("name", BOTH)
+
+DEMO = Sizes(1, 128, 128, 2, 8)  # two experts and weights: MLX passes them as `constant`
+QWEN3_30B = Sizes(1, 2048, 768, 8, 16)
+QWEN3_235B = Sizes(1, 4096, 1536, 8, 9)
+
+
+def one(x: mx.array, y: mx.array) -> bool:
+    return bool(mx.array_equal(x, y))
+
+
+def a_row(c: Case, rows: list[int]) -> Case:
+    """The same case with these rows of it only."""
+    at = mx.array(rows)
+    return c._replace(x=c.x[at], inner=c.inner[at], experts=c.experts[at], weights=c.weights[at])
+
+
+@each
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_every_packing(name: str, bits: int, group: int, dtype: mx.Dtype) -> None:
+    run, expected = BOTH[name]
+    c = case(Sizes(3, 256, 384, 3, 5, bits, group, dtype))
+    # Instrumented: else a float16 result can look like the poison of an output that nobody wrote.
+    with emulator.using(instrumented=True):
+        result = run(c)
+    found = precision(result, *expected(c))
+    assert found.c <= 1 and found.p999 <= 0.51
+
+
+@each
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        DEMO,
+        Sizes(8, 128, 128, 2, 8),
+        Sizes(2, 128, 256, 1, 3),
+        Sizes(1, 512, 128, 18, 20),  # more experts than simdgroups
+        Sizes(2, 640, 512, 7, 7),
+    ],
+)
+def test_instrumented(name: str, bits: int, sizes: Sizes) -> None:
+    run, expected = BOTH[name]
+    c = case(sizes._replace(bits=bits))
+    with emulator.using(instrumented=True):
+        result = run(c)
+    found = precision(result, *expected(c))
+    assert found.c <= 1 and found.p999 <= 0.51
+
+
+@each
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("sizes", [QWEN3_30B, QWEN3_235B])
+def test_the_sizes_of_qwen3(name: str, sizes: Sizes, bits: int) -> None:
+    run, expected = BOTH[name]
+    c = case(sizes._replace(bits=bits))
+    found = precision(run(c), *expected(c))
+    print(f"{name} {bits}-bit {sizes.hidden}x{sizes.inner}: C {found.c:.3f}, p99.9 {found.p999:.4f} ulp")
+    assert found.c <= 1 and found.p999 <= 0.51
+
+
+@each
+def test_a_row_is_the_same_in_any_batch_and_order(name: str) -> None:
+    run, _ = BOTH[name]
+    c = case(Sizes(8, 256, 256, 3, 6))
+    together = run(c)
+    for row in range(8):
+        assert one(run(a_row(c, [row]))[0], together[row])
+    rows = [5, 2, 7, 0, 3]
+    assert one(run(a_row(c, rows)), together[mx.array(rows)])
+    for seed in range(1, 21):
+        with emulator.using(seed=seed):
+            assert one(run(c), together)
+
+
+@each
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_are_read_once(name: str, bits: int) -> None:
+    run, _ = BOTH[name]
+    c = case(QWEN3_30B._replace(bits=bits))
+    with emulator.using(instrumented=True):
+        run(c)
+    report = emulator.last_report()
+    buffers = report.buffers
+    packed = [buffers[part] for part in ("weight", "scales", "biases")]
+    distinct = sum(part.distinct for part in packed)
+    requested = sum(part.bytes for part in packed)
+    activations = buffers["x" if name == "gate_up" else "inner"].bytes
+    print(
+        f"{name} {bits}-bit: {distinct / 1e6:.2f} MB of weights, requested {requested / distinct:.4f}x,"
+        f" activations {activations / distinct:.3f}x, {report.simdgroups} simdgroups"
+    )
+    whole = c.gate_up if name == "gate_up" else c.down
+    assert distinct == sum(a.nbytes for a in whole[:3]) // 2  # 8 experts of 16
+    assert requested <= 1.01 * distinct
+    assert activations <= 0.45 * distinct
+    assert report.dispatches == 1
+
+
+def test_an_extreme_gate_saturates() -> None:
+    c = case(DEMO)
+    c = c._replace(x=c.x * 3000)
+    result, (want, _) = wide(run_gate_up(c)), expected_swiglu(c)
+    assert np.isfinite(result).all()
+    assert ((result == 0) == (np.abs(want) < 1e-30)).all() and (result == 0).any()
+
+
+def test_the_block_agrees_with_mlx() -> None:
+    c = case(Sizes(2, 256, 128, 3, 5))
+    ours = down_sum(run_gate_up(c), c.experts, c.weights, c.down)
+
+    def stock(x: mx.array, packed: Packed) -> mx.array:
+        dense = mx.dequantize(packed.weight, packed.scales, packed.biases, packed.group_size, packed.bits)
+        chosen = dense.astype(mx.float32)[c.experts]
+        return (chosen @ x[..., None].astype(mx.float32))[..., 0]
+
+    gate, up = mx.split(stock(c.x[:, None], c.gate_up), 2, axis=-1)
+    theirs = (c.weights[..., None] * stock(gate * mx.sigmoid(gate) * up, c.down)).sum(1)
+    assert float(mx.abs(ours - theirs).max()) <= 0.02 * float(mx.abs(theirs).max())
+
+
+def test_what_is_not_supported() -> None:
+    fits: dict[str, Any] = dict(rows=1, hidden=2048, inner=768, top_k=8, bits=4, group_size=64, dtype=mx.bfloat16)
+    assert kernels.supported(**fits)
+    for wrong in (
+        {"rows": 9},
+        {"rows": 0},
+        {"hidden": 2000},
+        {"inner": 64},
+        {"inner": 0},
+        {"top_k": 65},
+        {"bits": 6},
+        {"group_size": 16},
+        {"dtype": mx.float32},
+        {"mode": "mxfp4"},
+    ):
+        assert not kernels.supported(**{**fits, **wrong})
