@@ -234,6 +234,34 @@ def test_hard_activations(name: str, hard: str) -> None:
     assert found.c <= 1 and found.p999 <= 0.51
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "broken"),
+    [
+        ("down", "1.0f / 4096.0f", "1.0f / 4097.0f"),
+        ("down", "share * sum", "share * float(T(sum))"),  # one rounding to bf16 too many
+        ("down", "threadgroup_barrier(mem_flags::mem_threadgroup);", ""),
+        ("gate_up", "r - rows_at_once + INNER", "r - rows_at_once"),
+        ("gate_up", "simd_sum(sums[r + rows_at_once])", "float(T(simd_sum(sums[r + rows_at_once])))"),
+        ("gate_up", "precise::exp(-gate)", "precise::exp(-gate) * 1.001f"),
+    ],
+)
+def test_a_broken_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch, name: str, written: str, broken: str) -> None:
+    def make(**given: Any) -> Any:
+        assert written in given["source"] + given["header"]
+        swapped = {part: given[part].replace(written, broken) for part in ("source", "header")}
+        return emulator.metal_kernel(**{**given, **swapped})
+
+    monkeypatch.setattr(mx.fast, "metal_kernel", make)
+    run, expected = BOTH[name]
+    c = case(Sizes(1, 512, 256, 2, 3))
+    try:
+        with emulator.using(instrumented=True):
+            result = run(c)
+    except emulator.KernelError:
+        return
+    assert precision(result, *expected(c)).c > 100
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_block_on_the_demos_experts_as_the_loader_fuses_them(bits: int) -> None:
     tensors = mx.load(str(DEMO_FOLDER / "model.safetensors"))
