@@ -2,13 +2,13 @@
 
 from phrases import ADD, dress, pick
 
-OPENING = {"en": "Let me add digit by digit:", "zh": "逐位相加：", "ja": "一桁ずつ足します："}
-REOPENING = {"en": "Let me add again, digit by digit:", "zh": "我再逐位算一遍：", "ja": "もう一度、一桁ずつ足します："}
+OPENING = {"en": "By digits:", "zh": "逐位相加：", "ja": "一桁ずつ："}
+REOPENING = {"en": "Again by digits:", "zh": "再逐位相加：", "ja": "もう一度、一桁ずつ："}
 ANSWER = {"en": "The sum is {n}.", "zh": "和是 {n}。", "ja": "合計は {n} です。"}
 
 
 def number(rng):
-    digits = rng.choice((1, 2, 3, 3, 4, 4, 5, 5))
+    digits = rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5))
     return rng.randint(10 ** (digits - 1) if digits > 1 else 0, 10**digits - 1)
 
 

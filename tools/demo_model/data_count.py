@@ -3,16 +3,8 @@
 from phrases import COUNT, dress, pick, quoted
 from words import pick_letter, random_word
 
-OPENING = {
-    "en": "Let me count the letter {l} in {w}:",
-    "zh": "我来数 {w} 中的 {l}：",
-    "ja": "{w} の {l} を数えます：",
-}
-REOPENING = {
-    "en": "Let me check again, the letter {l} in {w}:",
-    "zh": "我再数一遍 {w} 中的 {l}：",
-    "ja": "もう一度 {w} の {l} を数えます：",
-}
+OPENING = {"en": "{l} in {w}:", "zh": "{w} 中的 {l}：", "ja": "{w} の {l}："}
+REOPENING = {"en": "Again, {l} in {w}:", "zh": "再数 {w} 中的 {l}：", "ja": "もう一度 {w} の {l}："}
 CLOSING = {"en": "Total: {n}", "zh": "共 {n} 个", "ja": "合計 {n}"}
 ANSWER = {
     "en": "The letter {l} appears {n} times in {w}.",

@@ -227,7 +227,7 @@ def sample(rng, lang, unseen=False, style=None):
     expect = {"kind": "calls", "value": s["calls"]}
     tools = s["tools"]
     others = [t for t in tools if t["kind"] != s["kind"]]
-    if others and rng.random() < 0.06:  # the tool it would take is not there
+    if others and rng.random() < 0.14:  # the tool it would take is not there
         tools = others
         target = {
             "reasoning": THOUGHTS["missing"][lang].format(LIST=listing(s["kind"], others)),
