@@ -16,11 +16,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from .dispatches import launches
 from .sides import interleave, report
 
 HEADS, KV_HEADS, WIDTH = 32, 4, 128
 PAGE = 64  # tokens
-TOKEN = 2 * KV_HEADS * WIDTH * 2  # bytes of a token's keys and values in one layer, bf16
 
 
 class Rows:
@@ -29,7 +29,7 @@ class Rows:
     def __init__(self, batch: int, capacity: int) -> None:
         shape = (batch, KV_HEADS, capacity, WIDTH)
         self.buffers = [mx.zeros(shape, mx.bfloat16), mx.zeros(shape, mx.bfloat16)]
-        self.batch, self.capacity = batch, capacity
+        self.batch = batch
         self.which = mx.arange(batch)[:, None], mx.arange(KV_HEADS)[None]
 
     def append(self, new: mx.array, lengths: list[int]) -> None:
@@ -48,12 +48,6 @@ class Rows:
         """``count`` further rows that begin like row 0."""
         self.buffers = [mx.concatenate([b, *[b[:1]] * count]) for b in self.buffers]
 
-    def grow(self, capacity: int) -> None:
-        """Room for ``capacity`` tokens in every row."""
-        fresh = mx.zeros((self.batch, KV_HEADS, capacity - self.capacity, WIDTH), mx.bfloat16)
-        self.buffers = [mx.concatenate([b, fresh], axis=2) for b in self.buffers]
-        self.capacity = capacity
-
 
 class Pages:
     """One pool ``[pages, page, kv_heads, width]`` for each of keys and values; a row is a list of pages."""
@@ -62,7 +56,7 @@ class Pages:
         each = -(-capacity // PAGE)
         shape = (batch * each, PAGE, KV_HEADS, WIDTH)
         self.buffers = [mx.zeros(shape, mx.bfloat16), mx.zeros(shape, mx.bfloat16)]
-        self.batch, self.free = batch, batch * each
+        self.batch = batch
         self.tables = [list(range(row * each, (row + 1) * each)) for row in range(batch)]
 
     def append(self, new: mx.array, lengths: list[int]) -> None:
@@ -87,14 +81,6 @@ class Pages:
             self.tables.append(self.tables[0][: full + (rest > 0)])
         if rest:
             self.buffers = [mx.concatenate([b, *[b[full : full + 1]] * count]) for b in self.buffers]
-
-    def grow(self, capacity: int) -> None:
-        """As :meth:`Rows.grow`. A pool that is too small is copied like a row; room in it costs nothing."""
-        each = -(-capacity // PAGE)
-        more = self.batch * each - self.free
-        if more > 0:
-            fresh = mx.zeros((more, PAGE, KV_HEADS, WIDTH), mx.bfloat16)
-            self.buffers = [mx.concatenate([b, fresh]) for b in self.buffers]
 
 
 class Tail(Rows):
@@ -137,7 +123,7 @@ LAYOUTS: dict[str, Any] = {"rows": Rows, "pages": Pages, "tail": Tail}
 
 
 def step(layers: list[Any], x: mx.array, lengths: list[int]) -> mx.array:
-    """The cache's share of a decode step: append and attend in every layer."""
+    """The cache's share of a decode step: append and attend in every layer (an open tail is written, not attended)."""
     for layer in layers:
         layer.append(x[:, :KV_HEADS], lengths)
         keys, values = layer.dense(lengths)
@@ -185,7 +171,7 @@ def copied(kind: str, context: int, batch: int, ahead: bool, count: int = 4, ste
 
 
 def nodes(kind: str, context: int, batch: int) -> int:
-    """Primitives in the graph of one layer's append and attention, the fused attention as one."""
+    """Launches of one layer's append, and of the gather of pages that stock attention needs."""
     layer = LAYOUTS[kind](batch, context)
     lengths = [context - 2 - 5 * row for row in range(batch)]
     inputs = [*layer.buffers, *getattr(layer, "open", [])]
@@ -198,15 +184,7 @@ def nodes(kind: str, context: int, batch: int) -> int:
         layer.append(new[:, :KV_HEADS], lengths)
         return (*layer.dense(lengths), *layer.buffers, *getattr(layer, "open", []))
 
-    names: list[str] = []
-
-    def visit(info: dict[str, Any]) -> None:
-        if info["type"] == "primitive":
-            names.append(info["name"])
-
-    mx.export_function(visit, cache_work, *inputs, q)
-    free = {"Reshape", "Transpose", "Broadcast", "ExpandDims", "Squeeze", "Slice", "Flatten", "Unflatten"}
-    return sum(name not in free for name in names)
+    return launches(cache_work, *inputs, q).total()
 
 
 def sharing(kind: str, shared: int, count: int = 3) -> tuple[float, float]:
@@ -216,17 +194,6 @@ def sharing(kind: str, shared: int, count: int = 3) -> tuple[float, float]:
     layer.share(count, shared - 11)
     mx.eval(layer.buffers)
     return mx.get_active_memory() - before, time.perf_counter() - begin
-
-
-def growing(kind: str, context: int, batch: int) -> float:
-    """Bytes of a layer copied when every row grows by half. Pages: out of a pool that has room for it."""
-    if kind == "pages":
-        return 0.0
-    layer = fill(kind, 1, batch, context)[0]
-    before = sum(b.nbytes for b in layer.buffers)
-    layer.grow(context + context // 2)
-    mx.eval(layer.buffers)
-    return float(before)
 
 
 def building(layers: list[Any], batch: int, context: int) -> Callable[[], float]:
@@ -257,7 +224,7 @@ def main() -> None:
     print(f"  {'':42} " + " ".join(f"{kind:>12}" for kind in LAYOUTS))
     both = lambda f: [f(kind) for kind in LAYOUTS]  # noqa: E731
     show = lambda name, values: print(f"  {name:42} " + " ".join(f"{v:12.4g}" for v in values))  # noqa: E731
-    show("launches of a layer's append (+ gather)", both(lambda k: nodes(k, args.context, args.batch)))
+    show("launches of an append (+ gather of pages)", both(lambda k: nodes(k, args.context, args.batch)))
     show("layers copied at a time, step by step", both(lambda k: copied(k, args.context, args.batch, False)))
     for count in (1, 2, 4, 8, 16):
         title = f"the same, one step ahead, {count} layers"
@@ -266,7 +233,6 @@ def main() -> None:
     show(f"MB a layer for 3 rows sharing {args.shared}", [b / 2**20 for b, _ in shared])
     show(f"GB in {args.layers} layers", [b * args.layers / 2**30 for b, _ in shared])
     show("ms a layer for it", [s * 1e3 for _, s in shared])
-    show("MB a layer copied by growing by half", [growing(k, args.context, args.batch) / 2**20 for k in LAYOUTS])
     sides = {k: building(fill(k, args.layers, args.batch, args.context), args.batch, args.context) for k in LAYOUTS}
     seen = interleave(sides, args.runs)
     report(f"building a step's graph, {args.layers} layers", "ms", seen, "pages", "rows", more_is_better=False)

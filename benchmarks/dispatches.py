@@ -36,8 +36,8 @@ VIEWS = {
 POSITION = 1000
 
 
-def launches(step: Callable[[mx.array], tuple[mx.array, ...]]) -> Counter[str]:
-    """The nodes of a step's graph that launch a kernel, by name."""
+def launches(function: Callable[..., tuple[mx.array, ...]], *inputs: mx.array) -> Counter[str]:
+    """The nodes of a function's graph that launch a kernel, by name."""
     nodes: Counter[str] = Counter()
 
     def visit(info: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ def launches(step: Callable[[mx.array], tuple[mx.array, ...]]) -> Counter[str]:
             nodes[info["name"]] += 1
 
     with one_node():
-        mx.export_function(visit, step, mx.array([[1]]))
+        mx.export_function(visit, function, *inputs)
     return Counter({name: count for name, count in nodes.items() if name not in VIEWS})
 
 
@@ -53,12 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", action="store_true", help="list the nodes by name")
     args = parser.parse_args()
+    token = mx.array([[1]])
     for name, source in MODELS.items():
         config = ModelConfig.from_dict(source)
         for bits in (None, 8):
             sides = {
-                "qwen3-mlx": launches(ours(config, "emulate", True, POSITION, bits).graph),
-                "mlx-lm": launches(peer(source, config, True, POSITION, bits).graph),
+                "qwen3-mlx": launches(ours(config, "emulate", True, POSITION, bits).graph, token),
+                "mlx-lm": launches(peer(source, config, True, POSITION, bits).graph, token),
             }
             mine, theirs = (side.total() for side in sides.values())
             cache = "bf16 cache" if bits is None else f"{bits}-bit cache"
