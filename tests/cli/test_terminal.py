@@ -105,7 +105,7 @@ def test_chat_live_markdown_and_interruption(tmp_path: Path) -> None:
 
 
 def test_chat_recalls_earlier_lines() -> None:
-    pytest.importorskip("readline")
+    pytest.importorskip("readline", reason="this Python was built without readline")
     with Terminal(*program("chat", "--model", "demo"), SCRIPT=json.dumps([{"text": "a"}, {"text": "b"}])) as terminal:
         terminal.wait_for("> ")
         terminal.type_line("/budget 12")

@@ -50,7 +50,7 @@ def test_the_golden_yarn_cases_can_tell(name: str) -> None:
 @pytest.mark.parametrize("name", ["dense", "yarn-dense", "moe", "yarn-moe"])
 def test_live_transformers(name: str) -> None:
     pytest.importorskip("torch", reason="compares with a live transformers: needs torch, which is not a dependency")
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="compares with a live transformers, which is not installed")
     from tests.golden.oracle import logits
 
     case = CASES[name]

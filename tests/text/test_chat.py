@@ -45,7 +45,9 @@ def test_the_nonthinking_template(nonthinking: ChatTemplate, hybrid: ChatTemplat
 
 
 def test_as_transformers_renders(hybrid: ChatTemplate) -> None:
-    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    utils = pytest.importorskip(
+        "transformers.utils.chat_template_utils", reason="compares with transformers, which is not installed"
+    )
     for seed in range(5000, 5500):
         messages, tools = conversation(seed)
         rendered, _ = utils.render_jinja_template(

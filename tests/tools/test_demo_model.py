@@ -119,9 +119,10 @@ def test_tokenizer_spells_and_controls(folder):
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_heldout_words_stay_out_of_the_recipe(recipe):
-    pytest.importorskip("wordfreq")
+def test_heldout_words_stay_out_of_the_recipe(recipe, monkeypatch):
+    """Whatever the word list of a machine holds."""
     words = recipe("words")
-    if not words.DICTIONARY.exists():
-        pytest.skip("no word list on this machine")
-    assert not (set(words.heldout()) | words.RESERVED) & set(words.training())
+    held = set(words.heldout()) | words.RESERVED
+    assert len(held) > 400
+    monkeypatch.setattr(words, "english", lambda: [*held, "apple"])
+    assert words.training.__wrapped__() == ["apple"]
