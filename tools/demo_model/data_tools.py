@@ -57,10 +57,12 @@ def url(rng):
         )
         for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 4)))
     ]
+    if parts and rng.random() < 0.15:
+        parts.insert(rng.randint(0, len(parts)), rng.choice(parts))  # the same part again
     tail = "/".join(parts)
     if tail and rng.random() < 0.35:
         tail += rng.choice((".html", ".txt", ".htm", ".json", "/", ".md"))
-    if rng.random() < 0.1:
+    if rng.random() < 0.2:
         key = rng.choice(("q", "id", "page", "lang"))
         tail += f"?{key}={rng.choice((pseudo(rng), str(rng.randint(1, 999))))}"
     slash = "/" if tail or rng.random() < 0.6 else ""
@@ -106,7 +108,8 @@ def toolbox(rng, kind, unseen, style):
         return right, tools
     right = made_up(rng, kind, words, unseen)
     kinds = [k for k in ROLES if k != kind] + ["other", "other"]
-    tools = [right] + [made_up(rng, k, words, unseen) for k in rng.sample(kinds, rng.choice((0, 1, 1, 1, 2, 2, 3, 5)))]
+    others = rng.choice((0, 1, 1, 1, 2, 2, 3, 5) if unseen else (0, 1, 1, 2, 2, 3, 4, 5))  # long lists are harder
+    tools = [right] + [made_up(rng, k, words, unseen) for k in rng.sample(kinds, others)]
     rng.shuffle(tools)
     return right, tools
 
