@@ -2,8 +2,8 @@
 
 from phrases import ADD, dress, pick
 
-OPENING = {"en": "By digits:", "zh": "逐位相加：", "ja": "一桁ずつ："}
-REOPENING = {"en": "Again by digits:", "zh": "再逐位相加：", "ja": "もう一度、一桁ずつ："}
+OPENING = {"en": "Add:", "zh": "相加：", "ja": "足し算："}
+REOPENING = {"en": "Add again:", "zh": "再相加：", "ja": "もう一度："}
 ANSWER = {"en": "The sum is {n}.", "zh": "和是 {n}。", "ja": "合計は {n} です。"}
 
 
@@ -24,7 +24,7 @@ def thought(lang, a, b, again=False):
     """Reversed digits first, then one line per digit: `5+8+1=14 → 4`, the result growing on the right."""
     width = max(len(str(a)), len(str(b)))
     x, y = str(a).zfill(width)[::-1], str(b).zfill(width)[::-1]
-    lines = [(REOPENING if again else OPENING)[lang], f"{a}+{b}", f"{' '.join(x)}", f"{' '.join(y)}"]
+    lines = [(REOPENING if again else OPENING)[lang], " ".join(x), " ".join(y)]
     carry, result = 0, ""
     for i, j in zip(x, y, strict=True):
         total = int(i) + int(j) + carry

@@ -3,8 +3,8 @@
 from phrases import COUNT, dress, pick, quoted
 from words import pick_letter, random_word
 
-OPENING = {"en": "{l} in {w}:", "zh": "{w} 中的 {l}：", "ja": "{w} の {l}："}
-REOPENING = {"en": "Again, {l} in {w}:", "zh": "再数 {w} 中的 {l}：", "ja": "もう一度 {w} の {l}："}
+OPENING = {"en": "{l}:", "zh": "数 {l}：", "ja": "{l} の数："}
+REOPENING = {"en": "Again, {l}:", "zh": "再数 {l}：", "ja": "もう一度 {l}："}
 CLOSING = {"en": "Total: {n}", "zh": "共 {n} 个", "ja": "合計 {n}"}
 ANSWER = {
     "en": "The letter {l} appears {n} times in {w}.",
@@ -29,7 +29,7 @@ def demo_question(rng, word, letter):
 
 def thought(lang, word, letter, again=False):
     word, letter = word.lower(), letter.lower()
-    total, lines = 0, [(REOPENING if again else OPENING)[lang].format(w=word, l=letter)]
+    total, lines = 0, [(REOPENING if again else OPENING)[lang].format(l=letter)]
     for i, c in enumerate(word, 1):
         total += c == letter
         lines.append(f"{i} {c} {total}")

@@ -16,7 +16,7 @@ LABEL_WEIGHT = 4.0  # of what a tool is for
 NEXT_WEIGHT = 4.0  # of how the next tool's name, or the next letter, begins
 STOP_WEIGHT = 2.0  # of the answer after an early stop
 SPELLED = 0.4  # share of the prompts in which words of the user are spelled out
-STOPPED = {"count": 0.45, "add": 0.4, "recount": 0.25, "follow": 0.2, "topics": 0.1}  # thoughts cut short
+STOPPED = {"count": 0.6, "add": 0.6, "recount": 0.25, "follow": 0.2, "topics": 0.1}  # thoughts cut short
 LANGUAGES = (("en", "zh", "ja"), (0.45, 0.3, 0.25))
 
 
