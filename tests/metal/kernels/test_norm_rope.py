@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import qwen3_mlx
-from qwen3_mlx.config import RopeConfig
+from qwen3_mlx.config import ModelConfig, RopeConfig
 from qwen3_mlx.kernels import norm_rope as kernels
-from qwen3_mlx.kernels import packed_rows
+from qwen3_mlx.kernels import packed_rows, reference, stock
 from qwen3_mlx.kernels.norm_rope import Norms, norm_rope, norm_rope_pack
 from qwen3_mlx.model.rope import frequencies
 
@@ -198,3 +198,199 @@ def test_matches_float64(name: str) -> None:
         result = run(c)
     found = hold_to_the_rule(c, result)
     print(name, {key: round(value, 4) for key, value in found.items()})
+
+
+@pytest.mark.parametrize("rope", [PLAIN, YARN, RopeConfig(1e4)])
+@pytest.mark.parametrize("offsets", [(-3, 0, 131_039), tuple(2**20 * i for i in range(20))])
+def test_the_table_is_exact_at_any_position(rope: RopeConfig, offsets: tuple[int, ...]) -> None:
+    """Fewer than eight offsets are passed as `constant`."""
+    head_dim = 64 if rope.theta == 1e4 else 128
+    inverse = np.array(frequencies(rope, head_dim).signed, np.float64)[head_dim // 2 :]
+    with emulator.using(instrumented=True, jitter_ulps=4):
+        table = kernels.rotation(kernels.turns(frequencies(rope, head_dim)), mx.array(offsets, dtype=mx.int32), 33)
+    assert table.shape == (len(offsets), 33, head_dim) and table.dtype == mx.float32
+    angles = (np.array(offsets)[:, None] + np.arange(33))[..., None] * inverse
+    want = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    error = np.abs(wide(table) - want)
+    rounded = np.tile(np.abs(angles), 2) * 2.0**-51  # what float64 itself knows of the angles, here and in `turns`
+    assert (error <= 3 * np.spacing(np.abs(want).astype(np.float32)) + rounded).all()
+
+
+def test_angles_are_nearer_than_those_of_mlx() -> None:
+    rotary, start = frequencies(YARN, 128), 131_008
+    inverse = np.array(rotary.signed, np.float64)[64:]
+    angles = (start + np.arange(64))[:, None] * inverse
+    table = wide(kernels.rotation(kernels.turns(rotary), mx.array([start], dtype=mx.int32), 64)[0])
+    unit = mx.broadcast_to(mx.array([1.0] * 64 + [0.0] * 64), (1, 1, 64, 128))
+    options: dict[str, Any] = {"traditional": False, "base": None, "scale": 1.0, "freqs": rotary.periods}
+    theirs = wide(mx.fast.rope(unit, 128, offset=start, **options)[0, 0])
+
+    def off(got: np.ndarray) -> float:
+        return float(np.hypot(got[:, :64] - np.cos(angles), got[:, 64:] - np.sin(angles)).max())
+
+    print(f"angles off by up to {off(table):.1e} radians, MLX's {off(theirs):.1e}")
+    assert off(table) <= 1.2e-7 < off(theirs)
+
+
+@pytest.mark.parametrize("name", ["8 bits of 32", "plain"])
+@pytest.mark.parametrize("scale", [1e-4, 30, 3000])
+def test_large_and_small_activations(name: str, scale: float) -> None:
+    c = case(CASES[name])
+    c = c._replace(x=c.x * scale)
+    hold_to_the_rule(c, run(c))
+
+
+def rows_of(c: Case, row: int, first: int, last: int) -> Case:
+    """Some tokens of one row, as a batch of one."""
+    return c._replace(x=c.x[row : row + 1, first:last], offsets=c.offsets[row : row + 1] + first)
+
+
+@pytest.mark.parametrize("sizes", [PACKED, UNPACKED])
+def test_a_token_is_the_same_in_any_batch_length_and_order(sizes: Sizes) -> None:
+    c = case(sizes._replace(length=33, offsets=(0, 3, 100_000)))
+    together = run(c)
+
+    def at(row: int, first: int, last: int) -> Result:
+        return Result(*(part if part is None else part[row : row + 1, :, first:last] for part in together))
+
+    for row, first, last in ((0, 0, 33), (1, 0, 1), (1, 32, 33), (2, 5, 7), (2, 1, 33)):
+        assert run(rows_of(c, row, first, last)).same(at(row, first, last))
+    swapped = mx.array([2, 0, 1, 0])
+    again = run(c._replace(x=c.x[swapped], offsets=c.offsets[swapped]))
+    assert again.same(Result(*(part if part is None else part[swapped] for part in together)))
+    few = rows_of(c, 2, 0, 3)
+    alone = run(few)
+    for seed in range(1, 21):
+        with emulator.using(seed=seed):
+            assert run(few).same(alone)
+
+
+@pytest.mark.parametrize("sizes", [CASES["30b"], CASES["4b"], CASES["plain"]])
+def test_everything_is_read_and_written_once(sizes: Sizes) -> None:
+    c = case(sizes)
+    with emulator.using(instrumented=True), emulator.recording() as reports:
+        result = run(c)
+    table, report = reports
+    assert (table.dispatches, report.dispatches, report.barriers) == (1, 1, 0)
+    tokens, heads = c.x.shape[0] * c.x.shape[1], sizes.q_heads + 2 * sizes.kv_heads
+    assert report.simdgroups == tokens * heads
+    buffers = report.buffers
+    outputs = {name: part for name, part in result._asdict().items() if part is not None}
+    assert buffers["x"].bytes == c.x.nbytes
+    assert all(buffers[name].store_bytes == part.nbytes for name, part in outputs.items())
+    turned = tokens * (heads - sizes.kv_heads)
+    assert buffers["rotation"].bytes == turned * sizes.head_dim * 4
+    assert buffers["q_weight"].bytes + buffers["k_weight"].bytes == turned * sizes.head_dim * 2
+    once = c.x.nbytes + sum(part.nbytes for part in outputs.values())
+    again = {name: round(buffers[name].bytes / once, 3) for name in ("rotation", "q_weight", "k_weight")}
+    print(f"{sizes.q_heads}+2x{sizes.kv_heads} heads, {sizes.bits} bits: {once} bytes once, and of those {again}")
+
+
+def test_what_is_not_finite_stays_in_its_head() -> None:
+    for sizes in (PACKED._replace(kv_heads=2), UNPACKED._replace(kv_heads=2)):
+        c = case(sizes)
+        x = np.array(c.x.astype(mx.float32)).reshape(3, 2, -1, 128)
+        good = run(c)
+        q_heads = sizes.q_heads
+        x[1, 1, 2, 70] = np.nan  # a query
+        x[1, 0, q_heads, 3] = np.inf  # a key
+        x[2, 1, q_heads + 3, 40] = -np.inf  # a value
+        bad = run(c._replace(x=mx.array(x.reshape(3, 2, -1)).astype(sizes.dtype)))
+        queries = wide(bad.queries)
+        assert np.isnan(queries[1, 2, 1]).all()
+        queries[1, 2, 1] = wide(good.queries)[1, 2, 1]
+        np.testing.assert_array_equal(queries, wide(good.queries))
+        if bad.rows is None or good.rows is None:
+            continue
+        parts = [packed_rows.unpack(r, 128, 8, 32, sizes.dtype) for r in (bad.rows, good.rows)]
+        (keys, values), (good_keys, good_values) = ([np.array(part) for part in pair] for pair in parts)
+        spoilt = np.repeat([True, False, True, False], 32)  # 3 and 67, a pair; the rest is divided by inf
+        assert (np.isnan(keys[1, 0, 0]) == spoilt).all() and (keys[1, 0, 0, ~spoilt] == 0).all()
+        assert np.isnan(values[2, 1, 1, 32:64]).all()
+        keys[1, 0, 0], values[2, 1, 1, 32:64] = good_keys[1, 0, 0], good_values[2, 1, 1, 32:64]
+        np.testing.assert_array_equal(keys, good_keys)
+        np.testing.assert_array_equal(values, good_values)
+
+
+@pytest.mark.parametrize(
+    ("written", "broken"),
+    [
+        ("simd_shuffle_xor(normed, 16)", "simd_shuffle_xor(normed, 8)"),
+        ("lane < 16 ? -1.0f : 1.0f", "lane < 16 ? 1.0f : -1.0f"),
+        ("v[i] * inverse * w[i];", "float(T(v[i] * inverse * w[i]));"),  # one rounding too many
+        ("simd_sum(squares) *", "1.001f * simd_sum(squares) *"),
+        ("(v[i] - bias)", "(float(T(v[i])) - bias)"),
+        ("shrunk ? bits + 1 : bits", "bits"),
+        ("-low > high", "low > high"),
+        ("uint(scale_bits) | uint(bias_bits) << 16", "uint(bias_bits) | uint(scale_bits) << 16"),
+        ("(at * 2 + half_row) * words", "(at * 2 + 1 - half_row) * words"),
+        ("if (quarters & 2)", "if (quarters & 1)"),
+        ("+ long(position)", "+ long(position) + 1"),
+    ],
+)
+def test_a_broken_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch, written: str, broken: str) -> None:
+    swaps = []
+
+    def make(**given: Any) -> Any:
+        texts = {part: given[part] for part in ("source", "header")}
+        swapped = {part: text.replace(written, broken) for part, text in texts.items()}
+        swaps.append(swapped != texts)
+        return emulator.metal_kernel(**{**given, **swapped})
+
+    monkeypatch.setattr(mx.fast, "metal_kernel", make)
+    c = case(PACKED)
+    with emulator.using(check_source=False):
+        result = run(c)
+    assert any(swaps)
+    with pytest.raises(AssertionError):
+        hold_to_the_rule(c, result)
+
+
+def rms(errors: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(errors**2)))
+
+
+def test_the_error_is_not_above_that_of_stock_mlx() -> None:
+    c = case(Sizes(8, 2, 128, 8, 64, offsets=(77,), length=33))
+    s, want, result = c.sizes, expected(c), run(c)
+    heads = mx.swapaxes(mx.unflatten(c.x, -1, (-1, 128)), 1, 2)
+    queries, keys = mx.split(heads[:, :10], [8], axis=1)
+    angles = stock.rotation(frequencies(s.rope, 128), 77, 33)
+    queries, keys = (
+        stock.norm_rope(part, weight, EPS, angles) for part, weight in ((queries, c.norms[0]), (keys, c.norms[1]))
+    )
+    codes, *ends = mx.quantize(keys, group_size=64, bits=8)
+    theirs = mx.dequantize(codes, *(end.astype(mx.float32) for end in ends), group_size=64, bits=8)
+    assert result.rows is not None
+    packed = halves(result.rows, s)[0].plain
+    for ours, stocks, exact in ((wide(result.queries), wide(queries), want.queries), (packed, wide(theirs), want.keys)):
+        our, their = np.abs(ours - exact), np.abs(stocks - exact)
+        print(f"largest error {our.max():.4f}, of stock MLX {their.max():.4f}; rms {rms(our):.5f} and {rms(their):.5f}")
+        assert our.max() <= their.max() and rms(our) <= rms(their)
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_the_demo_model(bits: int | None) -> None:
+    config = ModelConfig.from_folder(DEMO_FOLDER)
+    tensors = mx.load(str(DEMO_FOLDER / "model.safetensors"))
+    assert isinstance(tensors, dict)
+    layer, dim = "model.layers.0.self_attn.", config.head_dim
+    tokens = tensors["model.embed_tokens.weight"][100:105].astype(mx.float32) * 30
+    weight = mx.concatenate([tensors[f"{layer}{part}_proj.weight"] for part in "qkv"]).astype(mx.float32)
+    norms = [tensors[f"{layer}{part}_norm.weight"].astype(mx.bfloat16) for part in "qk"]
+    sizes = Sizes(config.num_attention_heads, config.num_key_value_heads, dim, bits, rope=config.rope, offsets=(7,))
+    x = (tokens @ weight.T).astype(mx.bfloat16)[None]
+    c = Case(sizes._replace(length=5), x, Norms(*norms, config.rms_norm_eps), mx.array([7], dtype=mx.int32))
+    result = run(c)
+    hold_to_the_rule(c, result)
+    # As the reference has it: one weight for each query and key head.
+    heads = mx.swapaxes(mx.unflatten(x, -1, (-1, dim)), 1, 2).astype(mx.float32)[:, : sizes.q_heads]
+    angles = reference.rotation(frequencies(config.rope, dim), 7, 5)
+    want = reference.norm_rope(heads, norms[0].astype(mx.float32), config.rms_norm_eps, angles)
+    assert mx.allclose(result.queries, want, rtol=2.0**-8, atol=1e-4)
+
+
+def test_what_is_supported() -> None:
+    assert kernels.supported(128, mx.bfloat16) and kernels.supported(64, mx.float16, 4, 32)
+    for wrong in ((96, mx.bfloat16), (128, mx.float32), (128, mx.bfloat16, 6), (128, mx.bfloat16, 8, 128)):
+        assert not kernels.supported(*wrong)
