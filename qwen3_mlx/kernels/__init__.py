@@ -5,7 +5,7 @@ decided there and nowhere else.
 """
 
 from .dispatch import ENVIRONMENT, MODES, Kernels, resolve
-from .reference import Experts, Frequencies
+from .reference import Experts, Frequencies, Packed
 from .views import DenseView, QuantizedView, View
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Experts",
     "Frequencies",
     "Kernels",
+    "Packed",
     "QuantizedView",
     "View",
     "resolve",

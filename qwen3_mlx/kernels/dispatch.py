@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 import mlx.core as mx
 
@@ -15,6 +15,9 @@ from ..types import KernelMode
 from . import reference, stock
 from .reference import Experts, Frequencies
 from .views import View
+
+if TYPE_CHECKING:
+    from .verify import Trusts
 
 ENVIRONMENT = "QWEN3_MLX_KERNELS"
 MODES: tuple[KernelMode, ...] = get_args(KernelMode)
@@ -50,7 +53,8 @@ def resolve(mode: KernelMode = "auto") -> Kernels:
 
     - ``reference``: stock MLX operations. On a CPU device weights are float32 and unpacked.
     - ``metal``: packed weights and bf16 activations on Apple's GPU.
-    - ``emulate``: the policy of ``metal`` on any device, for tests; nothing is compiled.
+    - ``emulate``: the policy of ``metal`` on any device, for tests; nothing is compiled. Kernels run in whatever stands
+      in for ``mx.fast.metal_kernel``; with nothing there, stock operations take over.
 
     Raises :class:`InvalidRequest` for an unknown mode and :class:`Unavailable` for ``metal`` without Metal.
     """
@@ -88,6 +92,16 @@ def _build(mode: KernelMode, gpu: bool) -> Kernels:
             start=reference.start,
             write=reference.write,
         )
+    base = _stock(mode)
+    if mode == "reference":
+        return base
+    from .verdicts import Store
+    from .verify import Verifier
+
+    return on_metal(base, Verifier(Store()).trusts)
+
+
+def _stock(mode: KernelMode) -> Kernels:
     swiglu = reference.swiglu if mode == "emulate" else stock.compiled_swiglu()
     return Kernels(
         mode=mode,
@@ -104,3 +118,11 @@ def _build(mode: KernelMode, gpu: bool) -> Kernels:
         start=stock.start,
         write=stock.write,
     )
+
+
+def on_metal(base: Kernels, trusts: Trusts) -> Kernels:
+    """``base`` with our kernels wherever one fits and ``trusts`` it."""
+    from .moe import MoE  # a CPU's way to a first token is not to load any of this
+
+    moe = MoE(trusts, base.moe_swiglu)
+    return replace(base, route=moe.route, moe_swiglu=moe.moe_swiglu)

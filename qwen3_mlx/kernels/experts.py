@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
 from .metal_source import build, factory
+from .reference import Packed
 
 #: Tokens from which grouping them by expert pays more than these kernels do.
 MAX_ROWS = 8
 #: Simdgroups of a threadgroup of the second kernel; more experts than that are taken in turns.
 MAX_SLOTS = 16
 MAX_TOP_K = 64
-
-
-class Packed(NamedTuple):
-    """A stack of affine-packed linear layers as ``mx.quantize`` returns it: ``weight [experts, out, in * bits / 32]``
-    (uint32), ``scales`` and ``biases [experts, out, in / group_size]``."""
-
-    weight: mx.array
-    scales: mx.array
-    biases: mx.array
-    bits: int
-    group_size: int
 
 
 @functools.cache

@@ -34,11 +34,26 @@ class Frequencies(NamedTuple):
 Activation = Callable[[mx.array, mx.array], mx.array]
 
 
+class Packed(NamedTuple):
+    """A stack of affine-packed linear layers as ``mx.quantize`` returns it: ``weight [experts, out, in * bits / 32]``
+    (uint32), ``scales`` and ``biases [experts, out, in / group_size]``."""
+
+    weight: mx.array
+    scales: mx.array
+    biases: mx.array
+    bits: int
+    group_size: int
+
+
 class Experts(Protocol):
     """A stack of linear layers: ``x [..., rows, in]`` -> ``[..., rows, out]`` through the expert chosen for each
     leading position; ``ordered`` promises ascending expert numbers."""
 
     def __call__(self, x: mx.array, experts: mx.array, ordered: bool = False) -> mx.array: ...
+
+    @property
+    def packed(self) -> Packed | None:
+        """The stack's arrays, if it is one stack and affine-packed."""
 
 
 @functools.cache

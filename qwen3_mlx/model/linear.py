@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import QuantSpec
+from ..kernels import Packed
 
 
 class RMSNorm(nn.Module):
@@ -79,6 +80,8 @@ class TransposedEmbedding(nn.Module):
 class SwitchLinear(nn.Module):
     """A stack of linear layers, one per expert: ``weight [experts, out, in]``."""
 
+    packed = None
+
     def __init__(self, in_size: int, out_size: int, experts: int) -> None:
         super().__init__()
         self.weight = mx.zeros((experts, out_size, in_size))
@@ -96,6 +99,8 @@ class SwitchLinear(nn.Module):
 
 class TransposedSwitchLinear(nn.Module):
     """:class:`SwitchLinear` with ``weight_t [experts, in, out]`` contiguous."""
+
+    packed = None
 
     def __init__(self, weight_t: mx.array) -> None:
         super().__init__()
@@ -159,3 +164,10 @@ class QuantizedSwitchLinear(Quantized):
             mode=self.mode,
             sorted_indices=ordered,
         )
+
+    @property
+    def packed(self) -> Packed | None:
+        """The arrays for a kernel of its own; only affine packing has one."""
+        if self.mode != "affine":
+            return None
+        return Packed(self["weight"], self["scales"], self["biases"], self.bits, self.group_size)

@@ -12,7 +12,9 @@ from .linear import Linear, SwitchLinear
 
 
 class SwitchGLU(nn.Module):
-    """The experts' weights, stacked."""
+    """The experts' weights, stacked; called, gate and up side by side by the chosen experts."""
+
+    packed = None  # gate and up are two stacks until they are fused
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -21,8 +23,8 @@ class SwitchGLU(nn.Module):
         self.up_proj = SwitchLinear(hidden, inner, experts)
         self.down_proj = SwitchLinear(inner, hidden, experts)
 
-    def gate_up(self, x: mx.array, experts: mx.array, ordered: bool = False) -> mx.array:
-        """Gate and up side by side, by the chosen experts."""
+    def __call__(self, x: mx.array, experts: mx.array, ordered: bool = False) -> mx.array:
+        """See :class:`qwen3_mlx.kernels.Experts`."""
         return mx.concatenate(
             [self["gate_proj"](x, experts, ordered), self["up_proj"](x, experts, ordered)],
             axis=-1,
@@ -49,7 +51,7 @@ class MoE(nn.Module):
         kernels, switch = self.kernels, self["switch_mlp"]
         rows = mx.flatten(x, 0, 1)
         experts, weights = kernels.route(self["gate"](rows), self.top_k, self.normalise)
-        gate_up = switch.get("gate_up_proj", switch.gate_up)
+        gate_up = switch.get("gate_up_proj", switch)
         return mx.reshape(kernels.moe_swiglu(rows, experts, weights, gate_up, switch["down_proj"]), x.shape)
 
     def fuse(self, transposed: bool) -> None:

@@ -1,0 +1,71 @@
+"""What was found out about kernels on this machine, kept in the user's cache folder between runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+Kind = Literal["good", "differs", "refused", "failed"]
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``good``: the kernel agrees with the reference. ``differs``: it does not. ``refused``: it does not compile.
+    ``failed``: anything else went wrong. ``detail``: by how much, or the whole message."""
+
+    kind: Kind
+    detail: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.kind == "good"
+
+
+def cache_folder() -> Path:
+    """``qwen3-mlx/kernels`` in the user's cache folder: ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "qwen3-mlx" / "kernels"
+
+
+class Store:
+    """Verdicts as files of ``folder`` (by default :func:`cache_folder`, asked at each use).
+
+    ``subject`` says what a verdict is about, and on which machine: a verdict is found again only under exactly the same
+    subject. The store never fails: what cannot be read is not there, and what cannot be written is not kept.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+
+    def read(self, subject: dict[str, Any]) -> Verdict | None:
+        try:
+            held = json.loads(self._path(subject).read_text(encoding="utf-8"))
+            kind, detail = held["verdict"], held["detail"]
+            if held["format"] == _FORMAT and held["subject"] == subject and kind in get_args(Kind):
+                return Verdict(kind, str(detail))
+        except (OSError, ValueError, LookupError, TypeError):
+            pass
+        return None
+
+    def write(self, subject: dict[str, Any], verdict: Verdict) -> None:
+        path = self._path(subject)
+        own = path.with_name(f"{path.name}.{os.getpid()}")  # a reader sees the old file or the new one, whole
+        held = {"format": _FORMAT, "subject": subject, "verdict": verdict.kind, "detail": verdict.detail}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            own.write_text(json.dumps(held, indent=1), encoding="utf-8")
+            os.replace(own, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                own.unlink()
+
+    def _path(self, subject: dict[str, Any]) -> Path:
+        import hashlib
+
+        name = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:32]
+        return (self._folder or cache_folder()) / f"{name}.json"

@@ -1,0 +1,125 @@
+"""Whether a Metal kernel may be used here: each instantiation is tried once against the reference before its first use.
+
+No GPU was at hand when the kernels were written, and Apple's compiler and chips change: so a kernel is not believed, it
+is checked on the machine it runs on. The check costs the first token a few milliseconds, once per machine.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from .metal_source import factory, source
+from .verdicts import Store, Verdict
+
+#: How MLX begins the message about a source that Metal's compiler does not take.
+_REFUSED = "[metal::Device]"
+_NO_METAL = Verdict("failed", "MLX finds no Apple GPU on this machine")
+
+
+class Trial(NamedTuple):
+    """How a kernel is tried.
+
+    ``error(*parameters)`` launches the instantiation with these compile-time parameters on small random inputs and
+    returns a scalar: its largest error, in units of what is tolerated. ``sources`` name the Metal files it is made of,
+    ``launcher`` the Python file that launches it: when they change, it is tried again.
+    """
+
+    kernel: str
+    sources: tuple[str, ...]
+    launcher: str
+    error: Callable[..., mx.array]
+
+
+#: ``trusts(trial, *parameters)``: whether this instantiation may be launched.
+Trusts = Callable[..., bool]
+
+
+class Verifier:
+    """Remembers which kernels are good; asks ``store`` first, then tries them out.
+
+    The first bad verdict on a kernel is a ``RuntimeWarning``, and so is the lack of Metal; there are no others. May be
+    used from several threads.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.verdicts: dict[tuple[Any, str, tuple[Hashable, ...]], Verdict] = {}
+        self._store = store
+        self._warned: set[str] = set()
+        self._lock = threading.Lock()
+
+    def trusts(self, trial: Trial, *parameters: Hashable) -> bool:
+        """Whether the instantiation may be used. Tried on first use; a look into a dictionary from then on.
+
+        Safe while a graph is being built: only arrays of its own are evaluated.
+        """
+        key = (factory(), trial.kernel, parameters)
+        verdict = self.verdicts.get(key)
+        return (self._decide(key, trial) if verdict is None else verdict).good
+
+    def _decide(self, key: tuple[Any, str, tuple[Hashable, ...]], trial: Trial) -> Verdict:
+        with self._lock:
+            if (verdict := self.verdicts.get(key)) is not None:
+                return verdict
+            verdict = self.verdicts[key] = self._find(key[0], trial, key[2])
+            about = "Metal kernels are" if verdict is _NO_METAL else f"the Metal kernel {trial.kernel} is"
+            new = not verdict.good and about not in self._warned
+            self._warned.add(about)
+        if new:
+            why = verdict.detail.strip().partition("\n")[0]
+            message = f"{about} not used, MLX's own operations take over: {why}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return verdict
+
+    def _find(self, make: Any, trial: Trial, parameters: tuple[Hashable, ...]) -> Verdict:
+        if not _is_mlx(make):
+            return _try(trial, parameters)  # what a stand-in does says nothing about the machine
+        if not mx.metal.is_available():
+            return _NO_METAL
+        about = subject(trial, parameters)
+        verdict = self._store.read(about)
+        if verdict is None:
+            verdict = _try(trial, parameters)
+            if verdict.kind != "failed":  # such as being out of memory: the next run may have more luck
+                self._store.write(about, verdict)
+        return verdict
+
+
+def _is_mlx(make: Any) -> bool:
+    return getattr(make, "__module__", None) == mx.fast.__name__
+
+
+def _try(trial: Trial, parameters: tuple[Hashable, ...]) -> Verdict:
+    try:
+        error = float(trial.error(*parameters).item())  # type: ignore[arg-type]
+    except Exception as problem:  # whatever it is, the stock path still works
+        text = str(problem)
+        return Verdict("refused" if _REFUSED in text else "failed", text or type(problem).__name__)
+    finally:
+        mx.clear_cache()  # what it took is not needed again
+    if error <= 1:
+        return Verdict("good", f"{error:.3g} of the tolerance")
+    return Verdict("differs", f"it differs from the reference by {error:.3g} times the tolerance")
+
+
+def subject(trial: Trial, parameters: tuple[Hashable, ...]) -> dict[str, Any]:
+    """What a verdict depends on: the kernel as it is written, its parameters, and the machine."""
+    import hashlib
+    import platform
+
+    text = hashlib.sha256(Path(trial.launcher).read_bytes())
+    for name in trial.sources:
+        text.update(source(name).encode())
+    return {
+        "kernel": trial.kernel,
+        "parameters": [str(parameter) for parameter in parameters],
+        "source": text.hexdigest(),
+        "chip": str(mx.device_info().get("device_name")),
+        "os": platform.mac_ver()[0] or platform.release(),
+        "mlx": mx.__version__,  # type: ignore[attr-defined]
+    }

@@ -1,0 +1,89 @@
+"""Verdicts on disk: found again under the same subject only, and never in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen3_mlx.kernels.verdicts import Store, Verdict, cache_folder
+
+SUBJECT: dict[str, Any] = {"kernel": "k", "parameters": ["1", "True"], "source": "ab", "chip": "M9", "os": "30.1"}
+GOOD, REFUSED = Verdict("good", "0.5"), Verdict("refused", "[metal::Device] line 3:\n  no such thing: \u00b5")
+
+
+def test_a_verdict_is_found_again(tmp_path: Path) -> None:
+    assert Store(tmp_path / "new").read(SUBJECT) is None
+    for verdict in (GOOD, REFUSED):
+        Store(tmp_path / "new").write(SUBJECT, verdict)
+        assert Store(tmp_path / "new").read(SUBJECT) == verdict
+    (file,) = (tmp_path / "new").iterdir()  # one, and nothing half-written beside it
+    assert json.loads(file.read_text(encoding="utf-8"))["subject"] == SUBJECT
+
+
+@pytest.mark.parametrize("part", SUBJECT)
+def test_every_part_of_the_subject_counts(tmp_path: Path, part: str) -> None:
+    store = Store(tmp_path)
+    store.write(SUBJECT, GOOD)
+    assert store.read({**SUBJECT, part: "another"}) is None
+    assert store.read(dict(reversed(SUBJECT.items()))) == GOOD
+
+
+@pytest.mark.parametrize("change", ["", "{", "[]", "null", '{"format": 1}', b"\xff\xfe"])
+def test_a_damaged_file_is_not_there(tmp_path: Path, change: str | bytes) -> None:
+    store = Store(tmp_path)
+    store.write(SUBJECT, GOOD)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(change if isinstance(change, bytes) else change.encode())
+    assert store.read(SUBJECT) is None
+    store.write(SUBJECT, GOOD)
+    assert store.read(SUBJECT) == GOOD
+
+
+@pytest.mark.parametrize("change", [{"verdict": "fine"}, {"verdict": []}, {"format": 2}, {"subject": {}}])
+def test_a_file_that_says_something_else_is_not_believed(tmp_path: Path, change: dict[str, Any]) -> None:
+    store = Store(tmp_path)
+    store.write(SUBJECT, GOOD)
+    (file,) = tmp_path.iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert store.read(SUBJECT) is None
+
+
+def test_a_folder_that_cannot_be_written_is_no_problem(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = Store(tmp_path / "file" / "kernels")
+    store.write(SUBJECT, GOOD)
+    assert store.read(SUBJECT) is None
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
+def test_a_read_only_folder_is_no_problem(tmp_path: Path) -> None:
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        Store(tmp_path).write(SUBJECT, GOOD)
+        assert Store(tmp_path).read(SUBJECT) is None
+    finally:
+        tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    Store(tmp_path).write(SUBJECT, GOOD)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "qwen3-mlx" / "kernels"
+    Store().write(SUBJECT, GOOD)
+    assert Store(cache_folder()).read(SUBJECT) == GOOD
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "qwen3-mlx" / "kernels"
