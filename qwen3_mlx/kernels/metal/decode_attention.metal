@@ -44,8 +44,14 @@ if (row >= batch) {
 uint kv_heads = rows0_shape[1];
 uint kv_head = first_head / Q_PER_KV;
 segments.rows[0] = rows0 + ulong((rows0_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows0_shape[2] * (2 * words);
-segments.rows[1] = rows1 + ulong((rows1_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows1_shape[2] * (2 * words);
-segments.rows[2] = rows2 + ulong((rows2_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows2_shape[2] * (2 * words);
+segments.rows[1] = segments.rows[0];
+segments.rows[2] = segments.rows[0];
+if (SEGMENTS > 1) {
+  segments.rows[1] = rows1 + ulong((rows1_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows1_shape[2] * (2 * words);
+}
+if (SEGMENTS > 2) {
+  segments.rows[2] = rows2 + ulong((rows2_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows2_shape[2] * (2 * words);
+}
 
 threadgroup float shared[heads * HEAD_DIM];
 threadgroup float maxima[simdgroups * heads];
