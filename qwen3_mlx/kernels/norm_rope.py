@@ -10,7 +10,7 @@ each pair twice. And one table can afford to be exact: an angle is an integer pr
 one turn, so that only the rounding of the reduced angle, its cosine and its sine to float32 are left. Up to position
 131,071 (theta 1e6, YaRN too) the rotation is within 1.1e-7 radians of float64's, each cosine and sine within 3 ulp;
 ``position * frequency`` in float32 is off by up to 3.9e-3 radians, ``mx.fast.rope``, which takes the reciprocal of
-rounded periods besides, by up to 1.2e-2 (counted in emulation and, for MLX, on the CPU). The frequencies themselves are
+rounded periods besides, by up to 1.2e-2 (in emulation and, for MLX, on the CPU). The frequencies themselves are
 the model's float32 ones.
 """
 
@@ -30,6 +30,8 @@ from .reference import Frequencies
 #: Threads of a threadgroup: four heads of one token, which share its line of the table.
 THREADS = 128
 
+_INPUTS = ["x", "q_weight", "k_weight", "rotation", "eps"]
+
 
 class Norms(NamedTuple):
     """RMSNorm of query and key heads: weights ``[head_dim]`` in the dtype of the activations, and what is added to the
@@ -47,16 +49,12 @@ def _table(make: Any) -> Callable[..., Any]:
 
 @functools.cache
 def _plain(make: Any) -> Callable[..., Any]:
-    outputs = ["queries", "keys", "values"]
-    return build(make, "norm_rope", _INPUTS, outputs, "affine", "norm_rope_head")
+    return build(make, "norm_rope", _INPUTS, ["queries", "keys", "values"], "affine", "norm_rope_head")
 
 
 @functools.cache
 def _packing(make: Any) -> Callable[..., Any]:
     return build(make, "norm_rope_pack", _INPUTS, ["queries", "rows"], "affine", "norm_rope_head")
-
-
-_INPUTS = ["x", "q_weight", "k_weight", "rotation", "eps"]
 
 
 @functools.cache
