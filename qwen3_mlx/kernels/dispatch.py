@@ -92,7 +92,7 @@ def _build(mode: KernelMode, gpu: bool) -> Kernels:
             start=reference.start,
             write=reference.write,
         )
-    base = _stock(mode)
+    base = on_stock(mode)
     if mode == "reference":
         return base
     from .verdicts import Store
@@ -101,7 +101,8 @@ def _build(mode: KernelMode, gpu: bool) -> Kernels:
     return on_metal(base, Verifier(Store()).trusts)
 
 
-def _stock(mode: KernelMode) -> Kernels:
+def on_stock(mode: KernelMode) -> Kernels:
+    """The policy of ``mode`` on MLX's own operations alone, for a device that has kernels for them."""
     swiglu = reference.swiglu if mode == "emulate" else stock.compiled_swiglu()
     return Kernels(
         mode=mode,
