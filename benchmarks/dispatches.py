@@ -3,20 +3,25 @@
     python -m benchmarks.dispatches [--nodes]
 
 MLX launches one kernel (sometimes two) for each node of a graph that is not a view. The graph of one decode step is
-exported with every ``mx.fast`` operation as a single node, on both sides; models have the released layer counts, head
-ratios and numbers of experts (:mod:`benchmarks.host_graph`). ``--nodes`` lists the nodes by name.
+exported with every operation that a GPU has a kernel for as a single node, on both sides; models have the released
+layer counts, head ratios and numbers of experts (:mod:`benchmarks.host_graph`), 4-bit weights and bf16 activations.
+Our own kernels are in the graph as MLX's nodes for them, taken as verified: nothing is run. ``--nodes`` lists the
+launches by kind.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import mlx.core as mx
 
 from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 
 from .host_graph import MODELS, one_node, ours, peer
 
@@ -33,40 +38,76 @@ VIEWS = {
     "Transpose",
     "Unflatten",
 }
+#: Nodes under the names of what they stand for.
+KINDS = {
+    "Negative": "RMSNorm",
+    "Floor": "RoPE",
+    "Sign": "attention",
+    "Ceil": "Dequantize",
+    "Reduce": "Sum",
+    "GatherAxis": "TakeAlongAxis",
+    "CustomKernel": "our kernels",
+}
 POSITION = 1000
 
 
 def launches(function: Callable[..., tuple[mx.array, ...]], *inputs: mx.array) -> Counter[str]:
-    """The nodes of a function's graph that launch a kernel, by name."""
+    """The nodes of a function's graph that launch a kernel, by kind."""
     nodes: Counter[str] = Counter()
 
     def visit(info: dict[str, Any]) -> None:
-        if info["type"] == "primitive":
-            nodes[info["name"]] += 1
+        if info["type"] == "primitive" and info["name"] not in VIEWS:
+            nodes[KINDS.get(info["name"], info["name"])] += 1
 
-    with one_node():
+    with one_node(), traceable():
         mx.export_function(visit, function, *inputs)
-    return Counter({name: count for name, count in nodes.items() if name not in VIEWS})
+    # Both sides compile silu(gate) * up into one kernel; exporting takes it apart.
+    fused = nodes.pop("Sigmoid", 0)
+    nodes["Multiply"] -= 2 * fused
+    nodes["SwiGLU"] += fused
+    return +nodes
+
+
+@contextlib.contextmanager
+def traceable() -> Iterator[None]:
+    """Metal kernels as nodes for a GPU, wherever the rest of the graph is: such a graph needs none to be looked at."""
+    real: Any = mx.fast.metal_kernel
+
+    def make(**given: Any) -> Callable[..., Any]:
+        kernel = real(**given)
+        return lambda **launch: kernel(stream=mx.gpu, **launch)
+
+    with mock.patch.object(mx.fast, "metal_kernel", make):
+        yield
+
+
+def count(name: str, kv_bits: int | None) -> dict[str, Counter[str]]:
+    """The launches of a decode step: with our kernels, with stock operations alone, and of mlx-lm."""
+    source, token = MODELS[name], mx.array([[1]])
+    config, stock = ModelConfig.from_dict(source), on_stock("emulate")
+    sides = {
+        "qwen3-mlx": ours(config, on_metal(stock, lambda *_: True), True, POSITION, kv_bits, mx.bfloat16),
+        "stock": ours(config, stock, True, POSITION, kv_bits, mx.bfloat16),
+        "mlx-lm": peer(source, config, True, POSITION, kv_bits, mx.bfloat16),
+    }
+    return {side: launches(step.graph, token) for side, step in sides.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", action="store_true", help="list the nodes by name")
+    parser.add_argument("--nodes", action="store_true", help="list the launches by kind")
     args = parser.parse_args()
-    token = mx.array([[1]])
-    for name, source in MODELS.items():
-        config = ModelConfig.from_dict(source)
+    for name in MODELS:
         for bits in (None, 8):
-            sides = {
-                "qwen3-mlx": launches(ours(config, "emulate", True, POSITION, bits).graph, token),
-                "mlx-lm": launches(peer(source, config, True, POSITION, bits).graph, token),
-            }
-            mine, theirs = (side.total() for side in sides.values())
-            cache = "bf16 cache" if bits is None else f"{bits}-bit cache"
-            print(f"{name:8} {cache:11} qwen3-mlx {mine:5}   mlx-lm {theirs:5}   {mine / theirs:.2f}x")
+            sides = count(name, bits)
+            title = f"{name}, {'bf16' if bits is None else f'{bits}-bit'} cache"
+            totals = {side: nodes.total() for side, nodes in sides.items()}
+            print(f"{title:22}" + "".join(f"{side:>12} {total:5}" for side, total in totals.items()), end="")
+            print(f"   {totals['qwen3-mlx'] / totals['mlx-lm']:.2f}x")
             if args.nodes:
-                for side, nodes in sides.items():
-                    print(f"    {side}: " + ", ".join(f"{n} {c}" for n, c in nodes.most_common()))
+                kinds = sorted(set().union(*sides.values()), key=lambda kind: [-n[kind] for n in sides.values()])
+                for kind in kinds:
+                    print(f"  {kind:20}" + "".join(f"{nodes[kind]:18}" for nodes in sides.values()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,27 @@
+"""What the benchmarks claim about launches, where it takes a second to check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from benchmarks.dispatches import launches
+from benchmarks.host_graph import MODELS, ours
+from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.kernels.dispatch import on_metal, on_stock
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8])
+def test_a_moe_layer_decodes_in_four_launches_and_attention(kv_bits: int | None) -> None:
+    source: dict[str, Any] = {**MODELS["30B-A3B"], "num_hidden_layers": 2}
+    config, stock, token = ModelConfig.from_dict(source), on_stock("emulate"), mx.array([[1]])
+    sides = [
+        launches(ours(config, kernels, True, 100, kv_bits, mx.bfloat16).graph, token)
+        for kernels in (on_metal(stock, lambda *_: True), stock)
+    ]
+    assert sides[0]["our kernels"] == 3 * 2 and not sides[1]["our kernels"]
+    gone = {"GatherQMM", "Arange", "ArgPartition", "TakeAlongAxis", "SwiGLU", "Matmul", "AsType"}
+    assert gone <= sides[1].keys() and not gone & sides[0].keys()
+    assert sides[1].total() - sides[0].total() == 8 * 2
