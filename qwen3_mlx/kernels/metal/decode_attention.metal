@@ -5,11 +5,13 @@
 // HEAD_DIM + 2], the blocks of all rows one row after another: sums of weight * value, the highest score (in bits: to
 // the base 2), the sum of the weights. A weight is 2^(score - highest).
 //
-// A threadgroup takes a block of one row and up to 8 heads that share a key/value head. In a step each simdgroup takes
-// 32 / heads tokens: score t * heads + h, of token t and head h, ends up in the lane of that number. What is added to
-// what depends on positions in the row alone, not on the segment that holds a token nor on other rows.
+// A threadgroup takes a block of one row and up to 8 heads that share a key/value head. In a step each of its simdgroups
+// takes two halves of 16 / heads tokens: the score of token t of a half and head h ends up in lane t * heads + h of that
+// half of the simdgroup. What is added to what depends on positions in the row alone, not on the segment that holds a
+// token nor on other rows.
 constexpr uint heads = Q_PER_KV > 8 ? 8 : Q_PER_KV;
-constexpr uint tokens = 32 / heads;
+constexpr uint half_tokens = 16 / heads;
+constexpr uint tokens = 2 * half_tokens;
 constexpr uint simdgroups = 4;
 constexpr uint dims = HEAD_DIM / 32;
 constexpr uint words = HEAD_DIM * BITS / 32 + HEAD_DIM / GROUP;
@@ -75,31 +77,37 @@ for (uint h = 0; h < heads; h++) {
 
 float highest = lowest;
 float total = 0.0f;  // of this lane's slot only
+uint slot_token = lane % 16 < half_tokens * heads ? lane / 16 * half_tokens + lane % 16 / heads : tokens;
 uint end = min(length, (block + 1) * BLOCK);
 for (uint start = block * BLOCK + simdgroup * tokens; start < end; start += simdgroups * tokens) {
-  float scores[32];
+  float scores[16];
 #pragma clang loop unroll(full)
-  for (uint t = 0; t < tokens; t++) {
-    float key[dims];
+  for (uint t = 0; t < half_tokens; t++) {
+    float first[dims];
+    float second[dims];
     // Past the end the last token stands in: what lies behind it may be anything.
-    const device uint* token = qwen3_token<SEGMENTS>(segments, min(start + t, end - 1), 2 * words);
-    qwen3_unpack<T, dims, BITS, GROUP>(token, lane, key);
+    Qwen3Token token = qwen3_token<SEGMENTS>(segments, min(start + t, end - 1), 2 * words);
+    qwen3_unpack<T, dims, BITS, GROUP>(token.rows, token.word, lane, first);
+    token = qwen3_token<SEGMENTS>(segments, min(start + half_tokens + t, end - 1), 2 * words);
+    qwen3_unpack<T, dims, BITS, GROUP>(token.rows, token.word, lane, second);
 #pragma clang loop unroll(full)
     for (uint h = 0; h < heads; h++) {
-      float score = q[h * dims] * key[0];
+      float of_first = q[h * dims] * first[0];
+      float of_second = q[h * dims] * second[0];
 #pragma clang loop unroll(full)
       for (uint d = 1; d < dims; d++) {
-        score = fma(q[h * dims + d], key[d], score);
+        of_first = fma(q[h * dims + d], first[d], of_first);
+        of_second = fma(q[h * dims + d], second[d], of_second);
       }
-      scores[t * heads + h] = score;
+      scores[t * heads + h] = qwen3_exchange<16>(of_first, of_second, lane);
     }
   }
 #pragma clang loop unroll(full)
-  for (uint unused = tokens * heads; unused < 32; unused++) {
+  for (uint unused = half_tokens * heads; unused < 16; unused++) {
     scores[unused] = 0.0f;
   }
   float score = qwen3_sums(scores, lane);
-  bool counts = lane < tokens * heads && start + lane / heads < end;
+  bool counts = slot_token < tokens && start + slot_token < end;
   float higher = max(highest, qwen3_highest<heads>(counts ? score : lowest, lane));
   if (simd_any(higher > highest)) {
     float factor = fast::exp2(highest - higher);
@@ -116,14 +124,15 @@ for (uint start = block * BLOCK + simdgroup * tokens; start < end; start += simd
   }
   float weight = counts ? fast::exp2(score - highest) : 0.0f;
   total += weight;
-#pragma clang loop unroll(full)
+#pragma clang loop unroll_count(4)
   for (uint t = 0; t < tokens; t++) {
     float value[dims];
-    const device uint* token = qwen3_token<SEGMENTS>(segments, min(start + t, end - 1), 2 * words);
-    qwen3_unpack<T, dims, BITS, GROUP>(token + words, lane, value);
+    Qwen3Token token = qwen3_token<SEGMENTS>(segments, min(start + t, end - 1), 2 * words);
+    qwen3_unpack<T, dims, BITS, GROUP>(token.rows, token.word + words, lane, value);
+    uint from = t / half_tokens * 16 + t % half_tokens * heads;
 #pragma clang loop unroll(full)
     for (uint h = 0; h < heads; h++) {
-      float of_head = simd_broadcast(weight, t * heads + h);
+      float of_head = simd_broadcast(weight, from + h);
 #pragma clang loop unroll(full)
       for (uint d = 0; d < dims; d++) {
         sums[h * dims + d] = fma(of_head, value[d], sums[h * dims + d]);
@@ -141,7 +150,7 @@ threadgroup_barrier(mem_flags::mem_threadgroup);
 float peak = lowest;
 #pragma clang loop unroll(full)
 for (uint s = 0; s < simdgroups; s++) {
-  peak = max(peak, maxima[s * heads + lane % heads]);
+  peak = max(peak, maxima[s * heads + lane % 16 % heads]);
 }
 float factor = fast::exp2(highest - peak);
 for (uint turn = 0; turn < simdgroups; turn++) {

@@ -11,9 +11,14 @@ struct Qwen3Segments {
   uint third;
 };
 
-// Where the key of the token at a position begins; a token takes `words` words.
+// A token's key begins at rows[word]; 32 bits number the words of a head's row.
+struct Qwen3Token {
+  const device uint* rows;
+  uint word;
+};
+
 template <int SEGMENTS>
-METAL_FUNC const device uint* qwen3_token(Qwen3Segments segments, uint position, uint words) {
+METAL_FUNC Qwen3Token qwen3_token(Qwen3Segments segments, uint position, uint words) {
   const device uint* rows = segments.rows[0];
   if (SEGMENTS > 1) {
     bool later = position >= segments.second;
@@ -21,44 +26,45 @@ METAL_FUNC const device uint* qwen3_token(Qwen3Segments segments, uint position,
     rows = last ? segments.rows[2] : later ? segments.rows[1] : rows;
     position -= last ? segments.third : later ? segments.second : 0;
   }
-  return rows + ulong(position) * words;
+  return {rows, position * words};
 }
 
-// This lane's values of a key or a value: scale * code + bias.
+// This lane's values of the key or value that begins at rows[word]: scale * code + bias.
 template <typename T, int V, int BITS, int GROUP>
-METAL_FUNC void qwen3_unpack(const device uint* packed, uint lane, thread float* values) {
+METAL_FUNC void qwen3_unpack(const device uint* rows, uint word, uint lane, thread float* values) {
   constexpr uint bytes = V * BITS / 8;
-  const device uchar* codes = (const device uchar*)packed + lane * bytes;
-  uint word;
+  uint codes;
   if (bytes == 4) {
-    word = *(const device uint*)codes;
+    codes = rows[word + lane];
   } else if (bytes == 2) {
-    word = *(const device ushort*)codes;
+    codes = ((const device ushort*)rows)[2 * word + lane];
   } else {
-    word = *codes;
+    codes = ((const device uchar*)rows)[4 * word + lane];
   }
-  float2 affine = qwen3_pair<T>(packed[V * BITS + lane * V / GROUP]);
+  float2 affine = qwen3_pair<T>(rows[word + V * BITS + lane * V / GROUP]);
 #pragma clang loop unroll(full)
   for (int i = 0; i < V; i++) {
-    values[i] = fma(affine.x, float((word >> (BITS * i)) & ((1u << BITS) - 1)), affine.y);
+    values[i] = fma(affine.x, float((codes >> (BITS * i)) & ((1u << BITS) - 1)), affine.y);
   }
+}
+
+// Of two numbers of this lane, the first or the second one's sum with what the lane WIDTH away has of it.
+template <uint WIDTH>
+METAL_FUNC float qwen3_exchange(float first, float second, uint lane) {
+  bool upper = lane & WIDTH;
+  return (upper ? second : first) + simd_shuffle_xor(upper ? first : second, WIDTH);
 }
 
 template <uint WIDTH>
 METAL_FUNC void qwen3_halve(thread float* values, uint lane) {
-  bool upper = lane & WIDTH;
 #pragma clang loop unroll(full)
   for (uint i = 0; i < WIDTH; i++) {
-    float kept = upper ? values[i + WIDTH] : values[i];
-    float sent = upper ? values[i] : values[i + WIDTH];
-    values[i] = kept + simd_shuffle_xor(sent, WIDTH);
+    values[i] = qwen3_exchange<WIDTH>(values[i], values[i + WIDTH], lane);
   }
 }
 
-// 32 sums over the simdgroup at once, of which lane l returns that of values[l]: 31 shuffles, where simd_sum of each
-// would take five times as many.
+// 16 sums over half a simdgroup at once, of which lanes l and l + 16 return that of values[l] over their half.
 METAL_FUNC float qwen3_sums(thread float* values, uint lane) {
-  qwen3_halve<16>(values, lane);
   qwen3_halve<8>(values, lane);
   qwen3_halve<4>(values, lane);
   qwen3_halve<2>(values, lane);
@@ -66,30 +72,31 @@ METAL_FUNC float qwen3_sums(thread float* values, uint lane) {
   return values[0];
 }
 
-// Lane t * HEADS + h holds a number of token t and head h. The highest number of the lane's head, and the sum.
+// Lanes t * HEADS + h of either half hold a number of head h. The highest number of the lane's head, and the sum.
 template <uint HEADS>
 METAL_FUNC float qwen3_highest(float x, uint lane) {
-  if ((HEADS & (HEADS - 1)) == 0) {
-#pragma clang loop unroll(full)
-    for (uint apart = HEADS; apart < 32; apart *= 2) {
-      x = max(x, simd_shuffle_xor(x, apart));
-    }
-    return x;
+  x = max(x, simd_shuffle_xor(x, 16));
+  if (HEADS == 5) {
+    uint head = lane % 16 % HEADS;
+    return max(max(simd_shuffle(x, head), simd_shuffle(x, head + 5)), simd_shuffle(x, head + 10));
   }
-  float highest = simd_shuffle(x, lane % HEADS);
 #pragma clang loop unroll(full)
-  for (uint t = 1; t < 32 / HEADS; t++) {
-    highest = max(highest, simd_shuffle(x, t * HEADS + lane % HEADS));
+  for (uint apart = HEADS; apart < 16; apart *= 2) {
+    x = max(x, simd_shuffle_xor(x, apart));
   }
-  return highest;
+  return x;
 }
 
 template <uint HEADS>
 METAL_FUNC float qwen3_total(float x, uint lane) {
-  float sum = simd_shuffle(x, lane % HEADS);
-#pragma clang loop unroll(full)
-  for (uint t = 1; t < 32 / HEADS; t++) {
-    sum += simd_shuffle(x, t * HEADS + lane % HEADS);
+  x += simd_shuffle_xor(x, 16);
+  if (HEADS == 5) {
+    uint head = lane % 16 % HEADS;
+    return simd_shuffle(x, head) + simd_shuffle(x, head + 5) + simd_shuffle(x, head + 10);
   }
-  return sum;
+#pragma clang loop unroll(full)
+  for (uint apart = HEADS; apart < 16; apart *= 2) {
+    x += simd_shuffle_xor(x, apart);
+  }
+  return x;
 }

@@ -242,7 +242,7 @@ BROKEN = [
     ("factor = peak == highest ? 1.0f : fast::exp2(peak - highest);", "factor = 1.0f;"),
     ("rows2_shape[0] > 1 ? row : 0", "0"),
     ("last ? segments.third :", "last ? segments.second :"),
-    ("start + lane / heads < end", "true"),
+    ("start + slot_token < end", "true"),
     ("  threadgroup_barrier(mem_flags::mem_threadgroup);\n}", "}"),
 ]
 
