@@ -81,7 +81,10 @@ class Verifier:
             return _try(trial, parameters)  # what a stand-in does says nothing about the machine
         if not mx.metal.is_available():
             return _NO_METAL
-        about = subject(trial, parameters)
+        try:
+            about = subject(trial, parameters)
+        except OSError as problem:  # the package is not whole
+            return Verdict("failed", str(problem))
         verdict = self._store.read(about)
         if verdict is None:
             verdict = _try(trial, parameters)

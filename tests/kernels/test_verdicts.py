@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -70,13 +71,17 @@ def test_a_read_only_folder_is_no_problem(tmp_path: Path) -> None:
         tmp_path.chmod(stat.S_IRWXU)
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "pathlib.Path.write_text", "os.replace"])
+def test_a_disk_that_refuses_is_no_problem_and_nothing_is_left(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(os, "replace", full)
-    Store(tmp_path).write(SUBJECT, GOOD)
-    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(call, refuse)
+        Store(tmp_path).write(SUBJECT, GOOD)
+    assert not list(tmp_path.iterdir()) and Store(tmp_path).read(SUBJECT) is None
 
 
 def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -133,6 +133,15 @@ def test_a_changed_source_launcher_or_machine_is_tried_again(tmp_path: Path, mon
     assert len(tried.parameters) == 8
 
 
+@pytest.mark.usefixtures("mac")
+def test_a_kernel_whose_files_are_gone_is_not_used(tmp_path: Path) -> None:
+    tried = Tried(0.5)
+    verifier = Verifier(Store(tmp_path))
+    for missing in (tried.trial._replace(sources=("no such file",)), tried.trial._replace(launcher="/no/such/file")):
+        assert len(told(lambda trial=missing: verifier.trusts(trial._replace(kernel=trial.launcher)))) == 1
+    assert not tried.parameters
+
+
 @pytest.mark.usefixtures("mac", "stand_in")
 def test_the_verdict_on_a_stand_in_is_not_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = Tried(0.5)
