@@ -28,6 +28,7 @@ from qwen3_mlx.model.qwen3 import Qwen3 as Model
 from qwen3_mlx.weights import load_model
 
 from . import emulator
+from .emulator import standin
 from .test_emulator import _compiler  # noqa: F401
 
 DEMO_MOE = Path(qwen3_mlx.__file__).parent / "demo" / "moe"
@@ -144,6 +145,18 @@ GOOD: list[tuple[Trial, tuple[Any, ...]]] = [
 def test_good_kernels_pass_their_trial(trial: Trial, parameters: tuple[Any, ...]) -> None:
     with emulator.using(instrumented=True):
         assert float(trial.error(*parameters).item()) <= 1
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 8])
+def test_a_trial_compiles_what_is_launched_and_nothing_else(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs of fewer than eight values make another instantiation."""
+    monkeypatch.setattr(mx.fast, "metal_kernel", lambda **given: emulator.metal_kernel(**given))
+    before = len(standin._cache)
+    with emulator.recording() as reports:
+        block(rows).run(on_metal(on_stock("emulate"), Verifier(Store(tmp_path)).trusts))
+    assert len(reports) == 6 and len(standin._cache) == before + 3
 
 
 @pytest.mark.slow
