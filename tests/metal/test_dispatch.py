@@ -73,8 +73,8 @@ def test_the_demo_answers_as_without_kernels(bits: int, tmp_path: Path, monkeypa
     answer(tmp_path / "packed", 2)  # the kernels are tried here
     steps.clear()
     with emulator.recording() as reports:
-        ours = answer(tmp_path / "packed", 40)
-    assert ours.tokens == 40 and len(steps) >= 39
+        ours = answer(tmp_path / "packed", 160)
+    assert 40 <= ours.tokens <= len(steps) + 1
     # The prompt is too long for the expert kernels: its one pass is the router's alone.
     per_kernel = LAYERS * len(steps)
     assert Counter(report.kernel for report in reports) == dict(
@@ -82,7 +82,7 @@ def test_the_demo_answers_as_without_kernels(bits: int, tmp_path: Path, monkeypa
     )
     stock_only(monkeypatch)
     with emulator.recording() as reports:
-        assert answer(tmp_path / "packed", 40) == ours
+        assert answer(tmp_path / "packed", 160) == ours
     assert not reports
 
 
