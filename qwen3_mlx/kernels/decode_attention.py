@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from .metal_source import build, factory
+from .packed_rows import unpack
 
 MAX_SEGMENTS = 3
 #: Tokens of a block, by bits: about 70 KB of each key/value head, against 4 KB of partial results for 8 heads.
@@ -29,9 +30,8 @@ class Segment(NamedTuple):
     """Tokens that follow one another: ``rows [batch or 1, kv_heads, capacity, 2 * words]`` (uint32; 1: all rows share
     them), of which row b has the first ``lengths[b]``, 0 or more (int32, ``[batch]``).
 
-    A token of a head is its key, then its value, each ``words = head_dim * bits / 32 + head_dim / group_size`` words:
-    the codes as ``mx.quantize`` packs them (affine), then a word for each group, scale in the low 16 bits and bias in
-    the high ones, in the dtype of the queries. What lies behind the length may be anything.
+    The rows are those of :mod:`packed_rows`, scales and biases in the dtype of the queries. What lies behind the length
+    may be anything.
     """
 
     rows: mx.array
@@ -120,3 +120,21 @@ def attend(
         output_dtypes=[queries.dtype],
     )
     return out
+
+
+def reference(queries: mx.array, segments: Sequence[Segment], scale: float, bits: int, group_size: int) -> mx.array:
+    """What :func:`attend` computes, in plain MLX and float32: ``[batch, q_heads, head_dim]``, not rounded."""
+    batch, q_heads, head_dim = queries.shape
+    seen, keys, values = [], [], []
+    for rows, lengths in segments:
+        filled = (mx.arange(rows.shape[2]) < lengths[:, None])[:, None, :, None]
+        key, value = unpack(rows, head_dim, bits, group_size, queries.dtype)
+        seen.append(filled)
+        keys.append(mx.where(filled, key, 0.0))
+        values.append(mx.where(filled, value, 0.0))
+    mask = mx.swapaxes(mx.concatenate(seen, axis=2), 2, 3)
+    columns = mx.swapaxes(mx.concatenate(keys, axis=2), 2, 3)
+    grouped = mx.reshape(queries.astype(mx.float32) * scale, (batch, columns.shape[1], -1, head_dim))
+    weights = mx.softmax(mx.where(mask, grouped @ columns, -1e38), axis=-1, precise=True)
+    out = mx.where(mask, weights, 0.0) @ mx.concatenate(values, axis=2)
+    return mx.reshape(out, (batch, q_heads, head_dim))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qwen3_mlx.kernels import decode_attention as kernels
+from qwen3_mlx.kernels import packed_rows
 from qwen3_mlx.kernels.decode_attention import Segment, attend, block_size
 
 from .. import emulator
@@ -179,6 +180,20 @@ def test_rows_share_a_prefix() -> None:
     assert first.rows.shape[0] == 1
     ours = run(queries, histories, layout, [first, segment(own)])
     assert one(ours, run(queries, histories, layout))
+
+
+@pytest.mark.parametrize("layout", [KINDS[5], KINDS[10]], ids=["5 heads", "16 heads"])
+def test_agrees_with_the_reference_on_what_packed_rows_packs(layout: Layout) -> None:
+    queries, histories = case(layout, [0, 20, 600])
+    for i, history in enumerate(histories):
+        shape = (*history.shape[:2], layout.head_dim)
+        keys, values = (mx.random.normal(shape, key=mx.random.key(2 * i + j)) for j in range(2))
+        histories[i] = np.array(packed_rows.pack(keys, values, layout.bits, layout.group, layout.dtype))
+    parts = segments(histories, [[0, 15, 500]], spare=7)
+    plain = kernels.reference(queries, parts, layout.scale, layout.bits, layout.group)
+    want = all_expected(queries, histories, layout)
+    np.testing.assert_allclose(np.array(plain), want.want, atol=3e-6)
+    assert measured(run(queries, histories, layout, parts), want, histories).c <= 8
 
 
 def test_an_empty_batch_of_rows_is_zero() -> None:
