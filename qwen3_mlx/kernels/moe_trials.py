@@ -1,7 +1,6 @@
 """How the kernels of the MoE block are tried on a machine: see :mod:`qwen3_mlx.kernels.verify`.
 
-The expert kernels may err by 0.51 units in the last place, plus ``2^-18`` of the terms of the sums they make (a wrong
-group, lane or expert is thousands of times that). Both sides start from the same packed weights.
+Both sides of the expert kernels' trials start from the same packed weights.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ import mlx.core as mx
 from . import experts as kernels
 from . import reference, router
 from .reference import Packed
+from .tolerance import rounding, worst
 from .verify import Trial
 
 STACK = 2
-# The distance between neighbours of a number, as a share of it, at most.
-_UNIT = {mx.bfloat16: 2.0**-7, mx.float16: 2.0**-10}
 # The steepest slope of silu.
 _SLOPE = 1.1
 
@@ -23,11 +21,6 @@ _SLOPE = 1.1
 def _rows(width: int, few: bool) -> int:
     """Rows of ``width`` values that make as many values as MLX passes in ``constant`` space, or more."""
     return 7 // width if few else max(2, -(-8 // width))
-
-
-def _worst(got: mx.array, want: mx.array, tolerance: mx.array) -> mx.array:
-    ratio = mx.abs(got.astype(mx.float32) - want) / tolerance
-    return mx.max(mx.where(mx.isnan(ratio), mx.inf, ratio))
 
 
 def _router_error(dtype: mx.Dtype, experts: int, top_k: int, normalise: bool, few: bool) -> mx.array:
@@ -42,7 +35,7 @@ def _router_error(dtype: mx.Dtype, experts: int, top_k: int, normalise: bool, fe
     order = mx.sort(chosen, axis=1)
     right = mx.all(ours == theirs) & mx.all(order < experts) & mx.all(order[:, 1:] > order[:, :-1])
     expected = mx.sort(expected, axis=1)[:, ::-1]  # the kernel's come best first
-    return mx.where(right, _worst(weights, expected, expected * 2.0**-14 + 1e-30), mx.inf)
+    return mx.where(right, worst(weights, expected, expected * 2.0**-14 + 1e-30), mx.inf)
 
 
 def _draw(out: int, dims: int, bits: int, group_size: int, dtype: mx.Dtype) -> tuple[Packed, mx.array]:
@@ -79,7 +72,7 @@ def _gate_up_error(
     gate_terms, up_terms = mx.split(_products(mx.abs(weight), mx.abs(spread), at), 2, axis=-1)
     want, silu = reference.swiglu(gate, up), mx.multiply(gate, mx.sigmoid(gate))
     terms = _SLOPE * mx.abs(up) * gate_terms + mx.abs(silu) * up_terms
-    return _worst(got, want, _tolerance(want, terms, dtype))
+    return worst(got, want, rounding(want, terms, dtype))
 
 
 def _down_error(
@@ -99,13 +92,9 @@ def _down_error(
 
     wide = x.astype(mx.float32)
     want, terms = summed(weight, wide), summed(mx.abs(weight), mx.abs(wide))
-    return _worst(got, want, _tolerance(want, terms, dtype))
+    return worst(got, want, rounding(want, terms, dtype))
 
 
-def _tolerance(want: mx.array, terms: mx.array, dtype: mx.Dtype) -> mx.array:
-    return 0.51 * _UNIT[dtype] * mx.abs(want) + 2.0**-18 * terms + 2.0**-24
-
-
-ROUTER = Trial("router", ("router",), router.__file__, _router_error)
-GATE_UP = Trial("moe_gate_up", ("affine", "moe_gate_up"), kernels.__file__, _gate_up_error)
-DOWN = Trial("moe_down", ("affine", "moe_down"), kernels.__file__, _down_error)
+ROUTER = Trial("router", ("router",), (router.__file__,), _router_error)
+GATE_UP = Trial("moe_gate_up", ("affine", "moe_gate_up"), (kernels.__file__,), _gate_up_error)
+DOWN = Trial("moe_down", ("affine", "moe_down"), (kernels.__file__,), _down_error)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from . import reference
-from .reference import Frequencies
-from .views import QuantizedView, View, filled, unpacked
+from .reference import Frequencies, Norms
+from .views import DenseView, Entry, PackedView, Packing, View, filled, unpacked
 
 
 class Rotation(NamedTuple):
@@ -29,35 +29,36 @@ def rotation(frequencies: Frequencies, offset: int, length: int) -> Rotation:
     return Rotation(frequencies.periods, offset)
 
 
-def norm_rope(heads: mx.array, weight: mx.array, eps: float, rotation: Rotation) -> mx.array:
+def norm_rope(qkv: mx.array, norms: Norms, rotation: Rotation, packing: Packing | None) -> tuple[mx.array, Entry]:
     """:func:`reference.norm_rope`."""
-    normed = mx.multiply(mx.fast.rms_norm(heads, None, eps), weight)
+    return reference.norm_rope(qkv, norms, rotation, packing, _turn)
+
+
+def _turn(heads: mx.array, norms: Norms, rotation: Rotation) -> mx.array:
+    normed = mx.multiply(mx.fast.rms_norm(heads, None, norms.eps), norms.heads)
     width, (periods, offset) = heads.shape[-1], rotation
     return mx.fast.rope(normed, width, traditional=False, base=None, scale=1.0, offset=offset, freqs=periods)
 
 
 def attend(queries: mx.array, view: View, scale: float) -> mx.array:
-    """:func:`reference.attend`. One step over a packed cache reads it packed."""
-    length = queries.shape[2]
-    if isinstance(view, QuantizedView):
-        if length == 1:
-            return _attend_packed(queries, view, scale)
-        view = unpacked(view)
+    """:func:`reference.attend`. A prefill over a packed cache unpacks one key/value head at a time."""
+    if isinstance(view, DenseView):
+        return _attend_dense(queries, view, scale)
+    head_dim, dtype = queries.shape[3], queries.dtype
+    if queries.shape[2] == 1:
+        return _attend_dense(queries, unpacked(view, head_dim, dtype), scale)
+    heads = mx.split(view.rows, view.rows.shape[1], axis=1)
+    out = []
+    for rows, sharing in zip(heads, mx.split(queries, len(heads), axis=1), strict=True):
+        head = unpacked(PackedView(rows, view.length, view.packing), head_dim, dtype)
+        out.append(_attend_dense(sharing, head, scale))
+    return mx.concatenate(out, axis=1)
+
+
+def _attend_dense(queries: mx.array, view: DenseView, scale: float) -> mx.array:
     keys, values = filled(view.keys, view.length), filled(view.values, view.length)
-    mask = "causal" if length > 1 else None
+    mask = "causal" if queries.shape[2] > 1 else None
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
-
-
-def _attend_packed(queries: mx.array, view: QuantizedView, scale: float) -> mx.array:
-    keys, key_scales, key_biases = (filled(part, view.length) for part in view.keys)
-    values, value_scales, value_biases = (filled(part, view.length) for part in view.values)
-    group, bits = view.group_size, view.bits
-    batch, heads, _, width = queries.shape
-    rows = mx.reshape(queries * scale, (batch, keys.shape[1], -1, width))
-    scores = mx.quantized_matmul(rows, keys, key_scales, key_biases, True, group, bits)
-    weights = mx.softmax(scores, axis=-1, precise=True)
-    out = mx.quantized_matmul(weights, values, value_scales, value_biases, False, group, bits)
-    return mx.reshape(out, (batch, heads, 1, width))
 
 
 @functools.cache

@@ -27,12 +27,12 @@ class Trial(NamedTuple):
 
     ``error(*parameters)`` launches the instantiation with these compile-time parameters on small random inputs and
     returns a scalar: its largest error, in units of what is tolerated. ``sources`` name the Metal files it is made of,
-    ``launcher`` the Python file that launches it: when they change, it is tried again.
+    ``launchers`` the Python files that launch it: when they change, it is tried again.
     """
 
     kernel: str
     sources: tuple[str, ...]
-    launcher: str
+    launchers: tuple[str, ...]
     error: Callable[..., mx.array]
 
 
@@ -115,7 +115,9 @@ def subject(trial: Trial, parameters: tuple[Hashable, ...]) -> dict[str, Any]:
     import hashlib
     import platform
 
-    text = hashlib.sha256(Path(trial.launcher).read_bytes())
+    text = hashlib.sha256()
+    for file in trial.launchers:
+        text.update(Path(file).read_bytes())
     for name in trial.sources:
         text.update(source(name).encode())
     return {

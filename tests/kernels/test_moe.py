@@ -169,7 +169,7 @@ def test_a_router_that_is_too_wide_is_stock(launched: list[str]) -> None:
 
 def test_trials_name_the_files_that_they_launch(launched: list[str]) -> None:
     for trial in (ROUTER, GATE_UP, DOWN):
-        assert trial.kernel in trial.sources and trial.launcher.endswith(".py")
+        assert trial.kernel in trial.sources and all(file.endswith(".py") for file in trial.launchers)
 
 
 def test_leaves_that_a_kernel_cannot_read_say_so() -> None:

@@ -23,7 +23,7 @@ class Tried:
     def __init__(self, outcome: float | Exception, kernel: str = "router") -> None:
         self.outcome = outcome
         self.parameters: list[tuple[Any, ...]] = []
-        self.trial = Trial(kernel, ("router",), __file__, self.error)
+        self.trial = Trial(kernel, ("router",), (__file__,), self.error)
 
     def error(self, *parameters: Any) -> mx.array:
         self.parameters.append(parameters)
@@ -117,9 +117,9 @@ def test_a_changed_source_launcher_or_machine_is_tried_again(tmp_path: Path, mon
     assert len(tried.parameters) == 2
     launcher = tmp_path / "launcher.py"
     launcher.write_text("1")
-    assert Verifier(Store(tmp_path)).trusts(trial._replace(launcher=str(launcher)))
+    assert Verifier(Store(tmp_path)).trusts(trial._replace(launchers=(__file__, str(launcher))))
     launcher.write_text("2")
-    assert Verifier(Store(tmp_path)).trusts(trial._replace(launcher=str(launcher)))
+    assert Verifier(Store(tmp_path)).trusts(trial._replace(launchers=(__file__, str(launcher))))
     assert len(tried.parameters) == 4
     monkeypatch.setattr(verify, "source", lambda name: "another text")
     assert Verifier(Store(tmp_path)).trusts(trial)
@@ -137,8 +137,11 @@ def test_a_changed_source_launcher_or_machine_is_tried_again(tmp_path: Path, mon
 def test_a_kernel_whose_files_are_gone_is_not_used(tmp_path: Path) -> None:
     tried = Tried(0.5)
     verifier = Verifier(Store(tmp_path))
-    for missing in (tried.trial._replace(sources=("no such file",)), tried.trial._replace(launcher="/no/such/file")):
-        assert len(told(lambda trial=missing: verifier.trusts(trial._replace(kernel=trial.launcher)))) == 1
+    for missing in (
+        tried.trial._replace(sources=("no such file",)),
+        tried.trial._replace(launchers=("/no/such/file",)),
+    ):
+        assert len(told(lambda trial=missing: verifier.trusts(trial._replace(kernel=trial.launchers[0])))) == 1
     assert not tried.parameters
 
 
