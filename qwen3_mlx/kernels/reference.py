@@ -120,12 +120,21 @@ def rotation(frequencies: Frequencies, offset: int, length: int) -> Rotation:
     return Rotation(mx.cos(angles), mx.sin(angles), _swap(frequencies.signed.shape[0]))
 
 
+def _turn(heads: mx.array, norms: Norms, rotation: Rotation) -> mx.array:
+    """``heads [batch, q_heads + kv_heads, length, head_dim]``: coordinate i of a normed head is rotated with coordinate
+    i + head_dim / 2 (Su et al. 2021)."""
+    cos, sin, swap = rotation
+    normed = rms_norm(heads, norms.heads, norms.eps)
+    swapped = mx.take(normed, swap, axis=-1)
+    return mx.add(mx.multiply(normed, cos), mx.multiply(swapped, sin)).astype(heads.dtype)
+
+
 def norm_rope(
     qkv: mx.array,
     norms: Norms,
     rotation: Any,
     packing: Packing | None,
-    turn: Callable[[mx.array, Norms, Any], mx.array] | None = None,
+    turn: Callable[[mx.array, Norms, Any], mx.array] = _turn,
 ) -> tuple[mx.array, Entry]:
     """``qkv [batch, length, (q_heads + 2 * kv_heads) * head_dim]``, the heads of queries, keys and values side by side
     -> queries ``[batch, q_heads, length, head_dim]`` and what the cache stores of keys and values.
@@ -140,19 +149,11 @@ def norm_rope(
     else:
         heads = mx.swapaxes(mx.reshape(qkv, (batch, length, width // head_dim, head_dim)), 1, 2)
     queries_keys, values = mx.split(heads, [turning], axis=1)
-    if packing is not None:
-        queries_keys = queries_keys.astype(mx.float32)
-    queries, keys = mx.split((turn or _turn)(queries_keys, norms, rotation), [norms.q_heads], axis=1)
+    wide = queries_keys if packing is None else queries_keys.astype(mx.float32)
+    queries, keys = mx.split(turn(wide, norms, rotation), [norms.q_heads], axis=1)
+    if packing is None:
+        return queries, (keys, values)
     return queries.astype(qkv.dtype), entry(keys, values, packing)
-
-
-def _turn(heads: mx.array, norms: Norms, rotation: Rotation) -> mx.array:
-    """``heads [batch, q_heads + kv_heads, length, head_dim]``: coordinate i of a normed head is rotated with coordinate
-    i + head_dim / 2 (Su et al. 2021)."""
-    cos, sin, swap = rotation
-    normed = rms_norm(heads, norms.heads, norms.eps)
-    swapped = mx.take(normed, swap, axis=-1)
-    return mx.add(mx.multiply(normed, cos), mx.multiply(swapped, sin)).astype(heads.dtype)
 
 
 def attend(queries: mx.array, view: View, scale: float) -> mx.array:

@@ -11,6 +11,9 @@ from . import reference
 from .reference import Frequencies, Norms
 from .views import DenseView, Entry, PackedView, Packing, View, filled, unpacked
 
+# Tokens times heads of a packed cache that are unpacked at a time: 16 MB of keys and values in bf16.
+UNPACKED = 32768
+
 
 class Rotation(NamedTuple):
     """What ``mx.fast.rope`` needs at the positions of one forward pass."""
@@ -41,18 +44,21 @@ def _turn(heads: mx.array, norms: Norms, rotation: Rotation) -> mx.array:
 
 
 def attend(queries: mx.array, view: View, scale: float) -> mx.array:
-    """:func:`reference.attend`. A prefill over a packed cache unpacks one key/value head at a time."""
+    """:func:`reference.attend`. Of a packed cache as many heads are unpacked at a time as ``UNPACKED`` allows."""
     if isinstance(view, DenseView):
         return _attend_dense(queries, view, scale)
-    head_dim, dtype = queries.shape[3], queries.dtype
-    if queries.shape[2] == 1:
-        return _attend_dense(queries, unpacked(view, head_dim, dtype), scale)
-    heads = mx.split(view.rows, view.rows.shape[1], axis=1)
-    out = []
-    for rows, sharing in zip(heads, mx.split(queries, len(heads), axis=1), strict=True):
-        head = unpacked(PackedView(rows, view.length, view.packing), head_dim, dtype)
-        out.append(_attend_dense(sharing, head, scale))
-    return mx.concatenate(out, axis=1)
+    kv_heads = view.rows.shape[1]
+    at_once = min(max(UNPACKED // view.length, 1), kv_heads)
+    parts: list[mx.array] = []
+    for first in range(0, kv_heads, at_once):
+        last = min(first + at_once, kv_heads)
+        rows = view.rows[:, first:last]
+        if parts:
+            (rows,) = mx.depends([rows], parts[-1:])  # one after the other, so that each can have the last one's memory
+        some = unpacked(PackedView(rows, view.length, view.packing), queries.shape[3], queries.dtype)
+        sharing = queries.shape[1] // kv_heads
+        parts.append(_attend_dense(queries[:, first * sharing : last * sharing], some, scale))
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
 
 def _attend_dense(queries: mx.array, view: DenseView, scale: float) -> mx.array:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qwen3_mlx.config import RopeConfig
-from qwen3_mlx.kernels import DenseView, Kernels, PackedView, Packing, norms, resolve
+from qwen3_mlx.kernels import DenseView, Kernels, PackedView, Packing, norms, resolve, stock
 from qwen3_mlx.kernels.packed_rows import pack, scale_dtype, unpack
 from qwen3_mlx.kernels.reference import SORT_FROM
 from qwen3_mlx.model.linear import QuantizedSwitchLinear, SwitchLinear, TransposedSwitchLinear
@@ -86,6 +86,7 @@ def test_norm_rope_for_a_packed_cache(kernels: Kernels, length: int, bits: int) 
         assert (np.abs(np.array(got) - x) <= 0.52 * step).all()
 
 
+@pytest.mark.filterwarnings("ignore:Metal kernels are not used")
 def test_keys_are_packed_as_they_come_out_of_float32(kernels: Kernels) -> None:
     """In bf16: the packed keys are those of the same numbers in float32, all but ties."""
     qkv, weights = mx.array(draw(1, 4, 3 * 64)).astype(mx.bfloat16), mx.array(draw(2, 64, seed=1)).astype(mx.bfloat16)
@@ -134,6 +135,32 @@ def test_attend_to_a_packed_view(kernels: Kernels, bits: int, length: int, dtype
     assert got.dtype == dtype
     want = attention(np.array(queries.astype(mx.float32)), keys, values, 0.2)
     close(got, want, 2e-5 if dtype == mx.float32 else 0.02)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize(("at_once", "share"), [(1, 0.5), (4, 1)])
+def test_stock_attention_unpacks_some_heads_at_a_time(
+    length: int, at_once: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same to the bit, in a part of the memory."""
+    total, kv_heads = 4000, 6
+    rows = pack(*(mx.array(draw(1, kv_heads, total, 64, seed=seed)) for seed in (1, 2)), 8, 64, mx.bfloat16)
+    queries = mx.array(draw(1, 2 * kv_heads, length, 64)).astype(mx.bfloat16)
+    mx.eval(rows, queries)
+
+    def attended() -> tuple[mx.array, int]:
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        out = stock.attend(queries, PackedView(rows, total, Packing(8, 64)), 0.2)
+        mx.eval(out)
+        return out, mx.get_peak_memory() - before
+
+    whole, most = attended()
+    monkeypatch.setattr(stock, "UNPACKED", at_once * total + 5)
+    parts, least = attended()
+    assert mx.array_equal(parts, whole)
+    assert least < share * most
 
 
 def test_swiglu(kernels: Kernels) -> None:
