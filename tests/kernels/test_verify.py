@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -13,6 +17,7 @@ import mlx.core as mx
 import pytest
 
 from qwen3_mlx.kernels import verify
+from qwen3_mlx.kernels.moe_trials import ROUTER
 from qwen3_mlx.kernels.verdicts import Store, Verdict
 from qwen3_mlx.kernels.verify import Trial, Verifier, subject
 
@@ -51,13 +56,22 @@ def told(action: Callable[[], object]) -> list[str]:
     return [str(warning.message) for warning in caught]
 
 
-REFUSED = RuntimeError("[metal::Device] Unable to build metal library from source\nprogram_source:3:1: error: no")
+UNBUILT = "[metal::Device] Unable to build metal library from source\n"
+REFUSED = RuntimeError(UNBUILT + "program_source:2:1: warning: unused\nprogram_source:3:1: error: no")
+TOO_LARGE = RuntimeError("Thread group size (512) is greater than  the maximum allowed threads per threadgroup (448).")
 BAD: dict[str, float | Exception] = {
     "differs": 1.5,
     "nan": float("nan"),
     "refused": REFUSED,
+    "too large": TOO_LARGE,
     "failed": MemoryError(),
+    "not built": RuntimeError(UNBUILT),
+    "no connection": RuntimeError(UNBUILT + "error: Compiler encountered XPC_ERROR_CONNECTION_INTERRUPTED"),
+    "no compiler": RuntimeError(UNBUILT + "error: lost MTLCompilerService"),
+    "out of memory": RuntimeError("[metal::malloc] Unable to allocate 9 bytes."),
+    "no pipeline": RuntimeError("[metal::Device] Unable to load kernel qwen3_router"),
 }
+KEPT = {"differs": "differs", "nan": "differs", "refused": "refused", "too large": "refused"}
 
 
 @pytest.mark.usefixtures("mac")
@@ -94,18 +108,86 @@ def test_a_bad_kernel_is_spoken_of_once(tmp_path: Path, bad: str) -> None:
 @pytest.mark.usefixtures("mac")
 @pytest.mark.parametrize("bad", BAD)
 def test_what_a_bad_kernel_leaves_on_disk(tmp_path: Path, bad: str) -> None:
-    """The compiler's whole message; but nothing that may go better the next time."""
+    """The whole message; but nothing that may go better the next time."""
     tried = Tried(BAD[bad])
     told(lambda: Verifier(Store(tmp_path)).trusts(tried.trial, 1))
     held = Store(tmp_path).read(subject(tried.trial, (1,)))
-    if bad == "failed":
-        assert held is None
-    elif bad == "refused":
-        assert held == Verdict("refused", str(REFUSED))
-    else:
-        assert held is not None and held.kind == "differs"
+    assert (held.kind if held else None) == KEPT.get(bad)
+    if held is None:
+        assert not list(tmp_path.iterdir())
+    elif held.kind == "refused":
+        assert held.detail == str(BAD[bad])
     assert len(told(lambda: Verifier(Store(tmp_path)).trusts(tried.trial, 1))) == 1
-    assert len(tried.parameters) == (2 if bad == "failed" else 1)
+    assert len(tried.parameters) == (1 if bad in KEPT else 2)
+
+
+@pytest.mark.usefixtures("mac")
+@pytest.mark.parametrize("outcomes", [(0.5, 2.0), (0.5, 2.0, 3.0), (2.0, 0.5, 3.0)])
+def test_a_bad_instantiation_after_a_good_one_is_spoken_of(tmp_path: Path, outcomes: tuple[float, ...]) -> None:
+    verifier, tried = Verifier(Store(tmp_path)), Tried(0.0)
+
+    def use() -> None:
+        for size, tried.outcome in enumerate(outcomes):
+            assert verifier.trusts(tried.trial, size) == (tried.outcome <= 1)
+
+    assert len(told(use)) == 1
+
+
+@pytest.mark.usefixtures("mac")
+def test_a_warning_shows_the_compilers_error(tmp_path: Path) -> None:
+    (message,) = told(lambda: Verifier(Store(tmp_path)).trusts(Tried(REFUSED).trial))
+    assert message.endswith(": program_source:3:1: error: no")
+    (message,) = told(lambda: Verifier(Store(tmp_path)).trusts(Tried(RuntimeError("one\ntwo")).trial, 1))
+    assert message.endswith(": one")
+
+
+class Device:
+    """Its ``synchronize`` raises what is ``pending``."""
+
+    def __init__(self) -> None:
+        self.pending: str | None = None
+
+    def synchronize(self) -> None:
+        if self.pending is not None:
+            text, self.pending = self.pending, None
+            raise RuntimeError(text)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    device = Device()
+    monkeypatch.setattr(mx, "synchronize", device.synchronize)
+    return device
+
+
+@pytest.mark.usefixtures("mac")
+def test_the_callers_own_error_is_not_the_kernels(tmp_path: Path, device: Device) -> None:
+    verifier, tried = Verifier(Store(tmp_path)), Tried(0.5)
+    device.pending = "the caller's"
+    with pytest.raises(RuntimeError, match="the caller's"):
+        verifier.trusts(tried.trial)
+    assert not tried.parameters and not list(tmp_path.iterdir())
+    assert verifier.trusts(tried.trial)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_callers_own_error_is_not_a_stand_ins(device: Device) -> None:
+    device.pending = "the caller's"
+    with pytest.raises(RuntimeError, match="the caller's"):
+        Verifier(Store()).trusts(Tried(0.5).trial)
+
+
+@pytest.mark.usefixtures("mac")
+def test_an_error_that_metal_reports_late_is_the_kernels(tmp_path: Path, device: Device) -> None:
+    """As of a command buffer that failed: the result reads 0, which would be no error at all."""
+
+    def error() -> mx.array:
+        device.pending = "[METAL] Command buffer execution failed"
+        return mx.array(0.0)
+
+    trial = Tried(0.0).trial._replace(error=error)
+    (message,) = told(lambda: Verifier(Store(tmp_path)).trusts(trial))
+    assert "Command buffer" in message and not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("mac")
@@ -134,7 +216,91 @@ def test_a_changed_source_launcher_or_machine_is_tried_again(tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("mac")
-def test_a_kernel_whose_files_are_gone_is_not_used(tmp_path: Path) -> None:
+def test_a_changed_trial_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own module, and what it takes from others."""
+    code = (
+        "import mlx.core as mx\ncount = 0\ndef error():\n    global count\n    count += 1\n    return mx.array(0.5)\n"
+    )
+    (tmp_path / "some_trial.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("some_trial")
+    trial, common = Tried(0.5).trial._replace(error=module.error), [tmp_path / "a.py", tmp_path / "b.py"]
+    assert {Path(file).stem for file in verify._COMMON} == {"metal_source", "reference", "tolerance"}
+    monkeypatch.setattr(verify, "_COMMON", common)
+    for file in common:
+        file.write_text("1")
+    for count, changed in enumerate([tmp_path / "some_trial.py", *common], 1):
+        for _ in range(2):
+            assert Verifier(Store(tmp_path / "kept")).trusts(trial) and module.count == count
+        changed.write_text(changed.read_text() + "# changed")
+
+
+DEADLY = """
+import os
+import mlx.core as mx
+from qwen3_mlx.kernels.verdicts import Store
+from qwen3_mlx.kernels.verify import Trial, Verifier
+
+mx.metal.is_available = lambda: True
+
+def trusts(store):
+    return Verifier(store).trusts(Trial("router", ("router",), (__file__,), lambda: os._exit(9)))
+"""
+
+
+def test_a_trial_that_ends_the_process_is_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    code = "import deadly, pathlib, sys; assert not deadly.trusts(deadly.Store(pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(tmp_path / "kept")]
+    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    first, second = (
+        subprocess.run(command, env={**os.environ, **paths}, capture_output=True, text=True) for _ in range(2)
+    )
+    assert (first.returncode, second.returncode) == (9, 0)
+    assert "a former process ended during its trial" in second.stderr
+
+
+@pytest.mark.usefixtures("mac")
+@pytest.mark.parametrize("pid", ["", "9" * 9, "9" * 30])
+def test_a_note_of_no_process_names_the_file_to_delete(tmp_path: Path, pid: str) -> None:
+    tried, store = Tried(0.5), Store(tmp_path)
+    about = subject(tried.trial, ())
+    store.write(about, Verdict("trying", pid))
+    verifier = Verifier(store)
+    (message,) = told(lambda: [verifier.trusts(tried.trial) for _ in range(2)])
+    (file,) = tmp_path.iterdir()
+    assert message.endswith(f"delete {file}") and not tried.parameters
+    file.unlink()
+    assert Verifier(store).trusts(tried.trial)
+
+
+@pytest.mark.usefixtures("mac")
+def test_a_trial_leaves_a_note_while_it_runs(tmp_path: Path) -> None:
+    store, during = Store(tmp_path), []
+
+    def error() -> mx.array:
+        during.append(store.read(subject(trial, ())))
+        raise KeyboardInterrupt
+
+    trial = Tried(0.5).trial._replace(error=error)
+    with pytest.raises(KeyboardInterrupt):
+        Verifier(store).trusts(trial)
+    assert during == [Verdict("trying", str(os.getpid()))] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("mac")
+def test_a_kernel_that_another_process_is_trying_is_tried_here_too(tmp_path: Path) -> None:
+    tried, store = Tried(0.5), Store(tmp_path)
+    about = subject(tried.trial, ())
+    for pid in (os.getppid(), 1):  # 1: often of another user
+        store.write(about, Verdict("trying", str(pid)))
+        assert Verifier(store).trusts(tried.trial)
+    held = store.read(about)
+    assert held is not None and held.good and len(tried.parameters) == 2
+
+
+@pytest.mark.usefixtures("mac")
+def test_a_kernel_whose_files_are_gone_or_damaged_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = Tried(0.5)
     verifier = Verifier(Store(tmp_path))
     for missing in (
@@ -142,6 +308,9 @@ def test_a_kernel_whose_files_are_gone_is_not_used(tmp_path: Path) -> None:
         tried.trial._replace(launchers=("/no/such/file",)),
     ):
         assert len(told(lambda trial=missing: verifier.trusts(trial._replace(kernel=trial.launchers[0])))) == 1
+    (tmp_path / "router.metal").write_bytes(b"// \xc3\xa9")
+    monkeypatch.setattr("qwen3_mlx.kernels.metal_source.FOLDER", tmp_path)
+    assert len(told(lambda: verifier.trusts(tried.trial))) == 1
     assert not tried.parameters
 
 
@@ -165,20 +334,44 @@ def test_without_metal_nothing_is_tried_and_one_line_says_so(tmp_path: Path) -> 
     assert not tried.parameters and not other.parameters and not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_it_may_be_asked_while_a_graph_is_built() -> None:
-    verifier = Verifier(Store())
-    tried = Tried(0.5)
+def test_it_may_be_asked_while_a_graph_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a router in MLX's operations for the kernel."""
+    verifier, launches = Verifier(Store()), 0
+
+    def route(*, inputs: list[mx.array], template: list[tuple[str, int]], **_: Any) -> list[mx.array]:
+        nonlocal launches
+        launches += 1
+        (logits,), top_k = inputs, dict(template)["TOP_K"]
+        wide = logits.astype(mx.float32)
+        numbers = mx.where(mx.isnan(wide), -mx.inf, wide)
+        chosen = mx.argsort(-numbers, axis=1)[:, :top_k]
+        weights = mx.softmax(mx.take_along_axis(numbers, chosen, axis=1), axis=1)
+        return [chosen, mx.where(mx.any(mx.isnan(wide), axis=1, keepdims=True), mx.nan, weights)]
+
+    monkeypatch.setattr(mx.fast, "metal_kernel", lambda **_: route)
 
     def trusting(x: mx.array) -> mx.array:
-        return x + 1 if verifier.trusts(tried.trial, x.shape) else x
+        return x + 1 if verifier.trusts(ROUTER, mx.bfloat16, 8 * x.size, 2, True, False) else x
 
     seen: list[str] = []
     mx.export_function(lambda info: seen.append(info.get("name", "")), trusting, mx.zeros((3,)))
     assert "Add" in seen
     assert mx.compile(trusting)(mx.zeros((4,))).tolist() == [1.0] * 4
     lazy = trusting(mx.zeros((5,)))
-    assert lazy.tolist() == [1.0] * 5 and len(tried.parameters) == 3
+    assert lazy.tolist() == [1.0] * 5 and launches == 3
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_trial_may_ask_too() -> None:
+    verifier, inner = Verifier(Store()), Tried(0.5, "moe_down")
+
+    def error() -> mx.array:
+        return mx.array(0.0 if verifier.trusts(inner.trial) else 9.0)
+
+    thread = threading.Thread(target=verifier.trusts, args=(Tried(0.5).trial._replace(error=error),), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive() and len(inner.parameters) == 1
 
 
 @pytest.mark.usefixtures("stand_in")
