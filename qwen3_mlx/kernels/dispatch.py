@@ -53,8 +53,8 @@ def resolve(mode: KernelMode = "auto") -> Kernels:
 
     - ``reference``: stock MLX operations. On a CPU device weights are float32 and unpacked.
     - ``metal``: packed weights and bf16 activations on Apple's GPU.
-    - ``emulate``: the policy of ``metal`` on any device, for tests; nothing is compiled. Kernels run in whatever stands
-      in for ``mx.fast.metal_kernel``; with nothing there, stock operations take over.
+    - ``emulate``: the policy of ``metal`` on any device, for tests. Kernels run in whatever stands in for
+      ``mx.fast.metal_kernel``. With nothing there, a Mac tries its own Metal, and elsewhere stock operations take over.
 
     Raises :class:`InvalidRequest` for an unknown mode and :class:`Unavailable` for ``metal`` without Metal.
     """

@@ -8,10 +8,10 @@ nothing but that token and its position.
 each layer: a head reads 4 bytes a coordinate, where it would read 2 of frequencies and compute the cosine and sine of
 each pair twice. And one table can afford to be exact: an angle is an integer product in units of 2^-64 turns, modulo
 one turn, so that only the rounding of the reduced angle, its cosine and its sine to float32 are left. Up to position
-131,071 (theta 1e6, YaRN too) the rotation is within 1.1e-7 radians of float64's, each cosine and sine within 3 ulp;
-``position * frequency`` in float32 is off by up to 3.9e-3 radians, ``mx.fast.rope``, which takes the reciprocal of
-rounded periods besides, by up to 1.2e-2 (in emulation and, for MLX, on the CPU). The frequencies themselves are
-the model's float32 ones.
+131,071 (theta 1e6, YaRN too) the rotation is within 1.1e-7 radians of float64's, each cosine and sine within 3 ulp (in
+emulation); ``position * frequency`` in float32 is off by up to 3.9e-3 radians, ``mx.fast.rope``, which takes the
+reciprocal of rounded periods besides, by up to 1.2e-2 (MLX's on the CPU). The frequencies themselves are the model's
+float32 ones.
 """
 
 from __future__ import annotations
