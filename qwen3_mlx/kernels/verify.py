@@ -143,7 +143,7 @@ def _line(detail: str) -> str:
 
 
 def _runs(pid: str) -> bool:
-    """Whether a process of this host runs."""
+    """Whether this process runs, if it was one of this host."""
     try:
         os.kill(int(pid), 0)
     except PermissionError:  # it is another user's

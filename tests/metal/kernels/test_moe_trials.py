@@ -12,6 +12,7 @@ from qwen3_mlx.kernels.verify import Trial
 
 from .. import emulator
 from ..test_emulator import _compiler  # noqa: F401
+from ..wrong import swapping
 
 BF16, FP16 = mx.bfloat16, mx.float16
 EXPERTS: list[tuple[Any, ...]] = [
@@ -61,10 +62,5 @@ def test_a_broken_kernel_does_not(
     monkeypatch: pytest.MonkeyPatch, trial: Trial, given: tuple[Any, ...], written: str, broken: str
 ) -> None:
     """Not because the emulator stops it: these read and write what they may."""
-
-    def make(**parts: Any) -> Any:
-        assert written in parts["source"]
-        return emulator.metal_kernel(**{**parts, "source": parts["source"].replace(written, broken)})
-
-    monkeypatch.setattr(mx.fast, "metal_kernel", make)
+    monkeypatch.setattr(mx.fast, "metal_kernel", swapping(trial.kernel, written, broken))
     assert trial.error(*given).item() > 1
