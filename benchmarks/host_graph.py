@@ -32,6 +32,7 @@ from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
 from qwen3_mlx.kernels import Kernels, resolve
 from qwen3_mlx.kernels.dispatch import on_stock
+from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.linear import QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear
 from qwen3_mlx.model.qwen3 import Qwen3
 from qwen3_mlx.names import groups
@@ -95,7 +96,7 @@ def ours(
     cache = KVCache(config, kernels=model.kernels, kv_bits=kv_bits)
     shape = (1, config.num_key_value_heads, position, config.head_dim)
     for layer in cache.layers:
-        layer.append(mx.zeros(shape, dtype), mx.zeros(shape, dtype))
+        layer.append(entry(mx.zeros(shape, dtype), mx.zeros(shape, dtype), layer.packing))
     mx.eval(cache.arrays)
     held = [list(layer.buffers) for layer in cache.layers]
     token = mx.array([[1]])

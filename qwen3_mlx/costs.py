@@ -104,12 +104,12 @@ def packed_bytes(count: int, width: int, spec: QuantSpec, itemsize: int = 2) -> 
 
 def kv_bytes_per_token(config: ModelConfig, kv_bits: int | None = None, itemsize: int = 2) -> int:
     """Bytes that one token's keys and values take in all layers, ``itemsize`` bytes each, or packed to ``kv_bits``
-    with a scale and a bias of ``itemsize`` bytes for each group of 64 (32 for heads that 64 does not divide)."""
+    with a scale and a bias of 2 bytes for each group of 64 (32 for heads that 64 does not divide)."""
     values = config.num_hidden_layers * 2 * config.kv_size
     if kv_bits is None:
         return values * itemsize
     group = 64 if config.head_dim % 64 == 0 else 32
-    return values * kv_bits // 8 + values // group * 2 * itemsize
+    return values * kv_bits // 8 + values // group * 2 * SCALE_BYTES
 
 
 def activation_bytes(config: ModelConfig, length: int, context: int, itemsize: int = 2, scores: bool = False) -> int:

@@ -9,6 +9,7 @@ from mlx.utils import tree_flatten
 from qwen3_mlx import costs
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
+from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.qwen3 import Qwen3
 from tests.golden.cases import CASES
 from tests.released import RELEASED
@@ -91,7 +92,7 @@ def test_cache_against_real_buffers(kv_bits: int | None, dtype: mx.Dtype) -> Non
         cache = KVCache(config, batch=2, dtype=dtype, kv_bits=kv_bits)
         shape = (2, config.num_key_value_heads, 10, config.head_dim)
         for layer in cache.layers:
-            layer.append(mx.zeros(shape), mx.zeros(shape))
+            layer.append(entry(mx.zeros(shape), mx.zeros(shape), layer.packing))
         per_token = costs.kv_bytes_per_token(config, kv_bits, dtype.size)
         assert cache.nbytes == 2 * cache.capacity * per_token
 

@@ -1,18 +1,20 @@
 """The key/value cache: contiguous rows that grow, in full precision or packed to 8 or 4 bits.
 
-A batch of rows shares one buffer per layer and one length; a single sequence is a batch of one. Layers only ever see
-``append(keys, values) -> view``: what a view holds is between this file and ``kernels.attend``.
+A batch of rows shares the buffers of a layer and one length; a single sequence is a batch of one. A layer of the model
+only ever sees ``packing``, which says what to make of new keys and values, and ``append(entry) -> view``: what entries
+and views hold is between this file and the kernels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from ..config import ModelConfig
 from ..errors import InvalidRequest
-from ..kernels import DenseView, Kernels, QuantizedView, View, resolve
+from ..kernels import DenseView, Entry, Kernels, PackedView, Packing, View, resolve
 
 STEP = 256  # positions: capacities are multiples of it
 
@@ -35,22 +37,16 @@ class KVCache:
         kv_bits: int | None = None,
         kernels: Kernels | None = None,
     ) -> None:
-        """``dtype``: what keys and values are stored in (for a packed cache: unpacked to); by default that of the first
-        ones appended. ``kv_bits``: 8 or 4 keeps them packed.
+        """``dtype``: what keys and values that are not packed are stored in; by default that of the first ones
+        appended. ``kv_bits``: 8 or 4 keeps them packed.
 
         Raises :class:`InvalidRequest` for another number of bits, or heads that do not divide into groups.
         """
         kernels = kernels or resolve()
         start = _SharedStart(kernels)
-        shape = (batch, config.num_key_value_heads, config.head_dim)
-        self.layers: list[DenseLayer] | list[PackedLayer]
-        if kv_bits is None:
-            self.layers = [DenseLayer(shape, dtype, kernels, start) for _ in range(config.num_hidden_layers)]
-        else:
-            group = kv_group_size(config.head_dim, kv_bits)
-            self.layers = [
-                PackedLayer(shape, dtype, kernels, start, kv_bits, group) for _ in range(config.num_hidden_layers)
-            ]
+        shape = (batch, config.num_key_value_heads)
+        packing = None if kv_bits is None else Packing(kv_bits, kv_group_size(config.head_dim, kv_bits))
+        self.layers = [Layer(shape, dtype, packing, kernels, start) for _ in range(config.num_hidden_layers)]
         self.batch = batch
 
     @property
@@ -83,9 +79,11 @@ class KVCache:
 class Uncached:
     """Stands in for a layer's cache when nothing is to be remembered."""
 
-    def append(self, keys: mx.array, values: mx.array) -> View:
-        """The view holds these and nothing before."""
-        return DenseView(keys, values, keys.shape[2])
+    packing = None
+
+    def append(self, entry: Entry) -> View:
+        """The view holds this and nothing before."""
+        return _view(entry, entry[0].shape[2], self.packing)
 
 
 def kv_group_size(head_dim: int, kv_bits: int) -> int:
@@ -112,41 +110,42 @@ class _SharedStart:
         return self.value
 
 
-class DenseLayer:
-    """One layer's keys and values as they are."""
+class Layer:
+    """One layer's keys and values, as ``norm_rope`` makes them for its packing."""
 
     def __init__(
-        self, shape: tuple[int, int, int], dtype: mx.Dtype | None, kernels: Kernels, start: _SharedStart
+        self,
+        shape: tuple[int, int],
+        dtype: mx.Dtype | None,
+        packing: Packing | None,
+        kernels: Kernels,
+        start: _SharedStart,
     ) -> None:
-        self.shape, self.dtype = shape, dtype
+        self.shape, self.dtype, self.packing = shape, dtype, packing
         self.write, self.start = kernels.write, start
         self.buffers: list[mx.array] = []
         self.offset = 0
         self.capacity = 0
 
-    def append(self, keys: mx.array, values: mx.array) -> View:
-        """Add ``keys``, ``values [batch, kv_heads, length, head_dim]``; the view holds all so far."""
+    def append(self, entry: Entry) -> View:
+        """Add arrays ``[batch, kv_heads, length, ...]``; the view holds all so far."""
         offset = self.offset
-        end = offset + keys.shape[2]
+        end = offset + entry[0].shape[2]
         if end > self.capacity:
-            self._grow(end, (keys, values))
-        start = self.start.at(offset)
-        stored_keys, stored_values = self.buffers
-        stored_keys = self.write(stored_keys, keys, start)
-        stored_values = self.write(stored_values, values, start)
-        self.buffers = [stored_keys, stored_values]
+            self._grow(end, entry)
+        start, write = self.start.at(offset), self.write
+        self.buffers = [write(buffer, part, start) for buffer, part in zip(self.buffers, entry, strict=True)]
         self.offset = end
-        return DenseView(stored_keys, stored_values, end)
+        return _view(self.buffers, end, self.packing)
 
-    def _grow(self, needed: int, like: tuple[mx.array, ...]) -> None:
+    def _grow(self, needed: int, like: Entry) -> None:
         """Make room for ``needed`` positions in buffers shaped like ``like`` but for their length."""
         capacity = grown(self.capacity, needed)
-        dtype = self.dtype
         buffers = []
         for index, part in enumerate(like):
             batch, heads, _, width = part.shape
-            assert (batch, heads) == self.shape[:2], f"rows for {self.shape[:2]} (batch, heads), not {(batch, heads)}"
-            kind = part.dtype if dtype is None or part.dtype == mx.uint32 else dtype
+            assert (batch, heads) == self.shape, f"rows for {self.shape} (batch, heads), not {(batch, heads)}"
+            kind = part.dtype if self.dtype is None or self.packing is not None else self.dtype
             fresh = mx.zeros((batch, heads, capacity - self.offset, width), kind)
             if self.offset:
                 held = mx.split(self.buffers[index], [self.offset], axis=2)[0]
@@ -155,34 +154,7 @@ class DenseLayer:
         self.buffers, self.capacity = buffers, capacity
 
 
-class PackedLayer(DenseLayer):
-    """One layer's keys and values in affine packing: a scale and a bias for each group along the head."""
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        dtype: mx.Dtype | None,
-        kernels: Kernels,
-        start: _SharedStart,
-        bits: int,
-        group_size: int,
-    ) -> None:
-        super().__init__(shape, dtype, kernels, start)
-        self.bits, self.group_size = bits, group_size
-
-    def append(self, keys: mx.array, values: mx.array) -> View:
-        """As :meth:`DenseLayer.append`, packing what is added."""
-        offset = self.offset
-        end = offset + keys.shape[2]
-        dtype = self.dtype or keys.dtype
-        packed = (
-            *mx.quantize(keys.astype(dtype), group_size=self.group_size, bits=self.bits),
-            *mx.quantize(values.astype(dtype), group_size=self.group_size, bits=self.bits),
-        )
-        if end > self.capacity:
-            self._grow(end, packed)
-        start = self.start.at(offset)
-        self.buffers = [self.write(b, new, start) for b, new in zip(self.buffers, packed, strict=True)]
-        self.offset = end
-        kw, ks, kb, vw, vs, vb = self.buffers
-        return QuantizedView((kw, ks, kb), (vw, vs, vb), end, self.bits, self.group_size, dtype)
+def _view(buffers: Sequence[mx.array], length: int, packing: Packing | None) -> View:
+    if packing is None:
+        return DenseView(buffers[0], buffers[1], length)
+    return PackedView(buffers[0], length, packing)

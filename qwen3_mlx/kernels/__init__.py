@@ -5,18 +5,22 @@ decided there and nowhere else.
 """
 
 from .dispatch import ENVIRONMENT, MODES, Kernels, resolve
-from .reference import Experts, Frequencies, Packed
-from .views import DenseView, QuantizedView, View
+from .reference import Experts, Frequencies, Norms, Packed, norms
+from .views import DenseView, Entry, PackedView, Packing, View
 
 __all__ = [
     "ENVIRONMENT",
     "MODES",
     "DenseView",
+    "Entry",
     "Experts",
     "Frequencies",
     "Kernels",
+    "Norms",
     "Packed",
-    "QuantizedView",
+    "PackedView",
+    "Packing",
     "View",
+    "norms",
     "resolve",
 ]

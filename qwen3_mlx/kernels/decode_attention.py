@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from .metal_source import build, factory
-from .packed_rows import unpack
+from .packed_rows import unpack, words
 
 MAX_SEGMENTS = 3
 #: Tokens of a block, by bits: about 70 KB of each key/value head, against 4 KB of partial results for 8 heads.
@@ -82,11 +82,12 @@ def attend(
 
     ``softmax(scale * queries @ keys) @ values`` in float32, rounded once, by blocks whose partial results are merged
     (Dao et al. 2022; Milakov and Gimelshein 2018). ``tokens``: how many each row has in all segments, the host's copy
-    of the sums of their lengths. A row with none gives zeros.
+    of the sums of their lengths, which it must equal: with too few, tokens are left out without a word. A row with none
+    gives zeros.
     """
-    assert 1 <= len(segments) <= MAX_SEGMENTS and len(tokens) == queries.shape[0]
     batch, q_heads, head_dim = queries.shape
-    q_per_kv = q_heads // segments[0].rows.shape[1]
+    assert 1 <= len(segments) <= MAX_SEGMENTS and len(tokens) == batch
+    q_per_kv = q_heads // _kv_heads(segments, 2 * words(head_dim, bits, group_size))
     block = block_size(q_per_kv, bits)
     # The kernel has three segments and looks at SEGMENTS of them.
     inputs = [*segments, *[segments[0]] * (MAX_SEGMENTS - len(segments))]
@@ -120,6 +121,15 @@ def attend(
         output_dtypes=[queries.dtype],
     )
     return out
+
+
+def _kv_heads(segments: Sequence[Segment], width: int) -> int:
+    """How many key/value heads the segments have; their rows must be ``width`` words wide."""
+    kv_heads = segments[0].rows.shape[1]
+    for rows, _ in segments:
+        _, heads, capacity, wide = rows.shape
+        assert (heads, wide) == (kv_heads, width) and capacity > 0, f"no segment of {kv_heads}x{width}: {rows.shape}"
+    return kv_heads
 
 
 def reference(queries: mx.array, segments: Sequence[Segment], scale: float, bits: int, group_size: int) -> mx.array:

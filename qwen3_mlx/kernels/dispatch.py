@@ -13,8 +13,8 @@ import mlx.core as mx
 from ..errors import InvalidRequest, Unavailable
 from ..types import KernelMode
 from . import reference, stock
-from .reference import Experts, Frequencies
-from .views import View
+from .reference import Experts, Frequencies, Norms
+from .views import Entry, Packing, View
 
 if TYPE_CHECKING:
     from .verify import Trusts
@@ -39,7 +39,7 @@ class Kernels:
     transposed: bool
     rms_norm: Callable[[mx.array, mx.array, float], mx.array]
     rotation: Callable[[Frequencies, int, int], Any]
-    norm_rope: Callable[[mx.array, mx.array, float, Any], mx.array]
+    norm_rope: Callable[[mx.array, Norms, Any, Packing | None], tuple[mx.array, Entry]]
     attend: Callable[[mx.array, View, float], mx.array]
     swiglu: Callable[[mx.array, mx.array], mx.array]
     route: Callable[[mx.array, int, bool], tuple[mx.array, mx.array]]
@@ -53,8 +53,8 @@ def resolve(mode: KernelMode = "auto") -> Kernels:
 
     - ``reference``: stock MLX operations. On a CPU device weights are float32 and unpacked.
     - ``metal``: packed weights and bf16 activations on Apple's GPU.
-    - ``emulate``: the policy of ``metal`` on any device, for tests; nothing is compiled. Kernels run in whatever stands
-      in for ``mx.fast.metal_kernel``; with nothing there, stock operations take over.
+    - ``emulate``: the policy of ``metal`` on any device, for tests. Kernels run in whatever stands in for
+      ``mx.fast.metal_kernel``. With nothing there, a Mac tries its own Metal, and elsewhere stock operations take over.
 
     Raises :class:`InvalidRequest` for an unknown mode and :class:`Unavailable` for ``metal`` without Metal.
     """
@@ -123,7 +123,15 @@ def on_stock(mode: KernelMode) -> Kernels:
 
 def on_metal(base: Kernels, trusts: Trusts) -> Kernels:
     """``base`` with our kernels wherever one fits and ``trusts`` it."""
-    from .moe import MoE  # a CPU's way to a first token is not to load any of this
+    from .attention import Attention  # a CPU's way to a first token is not to load any of this
+    from .moe import MoE
 
-    moe = MoE(trusts, base.moe_swiglu)
-    return replace(base, route=moe.route, moe_swiglu=moe.moe_swiglu)
+    attention, moe = Attention(trusts, base), MoE(trusts, base.moe_swiglu)
+    return replace(
+        base,
+        rotation=attention.rotation,
+        norm_rope=attention.norm_rope,
+        attend=attention.attend,
+        route=moe.route,
+        moe_swiglu=moe.moe_swiglu,
+    )

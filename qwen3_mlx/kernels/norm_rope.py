@@ -8,38 +8,28 @@ nothing but that token and its position.
 each layer: a head reads 4 bytes a coordinate, where it would read 2 of frequencies and compute the cosine and sine of
 each pair twice. And one table can afford to be exact: an angle is an integer product in units of 2^-64 turns, modulo
 one turn, so that only the rounding of the reduced angle, its cosine and its sine to float32 are left. Up to position
-131,071 (theta 1e6, YaRN too) the rotation is within 1.1e-7 radians of float64's, each cosine and sine within 3 ulp;
-``position * frequency`` in float32 is off by up to 3.9e-3 radians, ``mx.fast.rope``, which takes the reciprocal of
-rounded periods besides, by up to 1.2e-2 (in emulation and, for MLX, on the CPU). The frequencies themselves are
-the model's float32 ones.
+131,071 (theta 1e6, YaRN too) the rotation is within 1.1e-7 radians of float64's, each cosine and sine within 3 ulp (in
+emulation); ``position * frequency`` in float32 is off by up to 3.9e-3 radians, ``mx.fast.rope``, which takes the
+reciprocal of rounded periods besides, by up to 1.2e-2 (MLX's on the CPU). The frequencies themselves are the model's
+float32 ones.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
 from . import packed_rows
 from .metal_source import build, factory
-from .reference import Frequencies
+from .reference import Norms
 
 #: Threads of a threadgroup: four heads of one token, which share its line of the table.
 THREADS = 128
 
 _INPUTS = ["x", "q_weight", "k_weight", "rotation", "eps"]
-
-
-class Norms(NamedTuple):
-    """RMSNorm of query and key heads: weights ``[head_dim]`` in the dtype of the activations, and what is added to the
-    mean square."""
-
-    queries: mx.array
-    keys: mx.array
-    eps: float
 
 
 @functools.cache
@@ -69,17 +59,10 @@ def supported(head_dim: int, dtype: mx.Dtype, bits: int | None = None, group_siz
     return head_dim in (64, 128) and dtype in (mx.bfloat16, mx.float16) and packs
 
 
-def turns(frequencies: Frequencies) -> mx.array:
-    """``[head_dim / 2]`` uint64: the frequencies in 2^-64 of a turn per position, for :func:`rotation`. Once a model:
-    it waits for their values."""
-    values: Any = frequencies.signed.tolist()
-    return mx.array([round(f / (2 * math.pi) * 2.0**64) for f in values[len(values) // 2 :]], mx.uint64)
-
-
 def rotation(turns: mx.array, offsets: mx.array, length: int) -> mx.array:
     """``[batch, length, head_dim]`` float32, the cosines of each pair of coordinates and then the sines, at the
-    positions ``offsets[row] ... offsets[row] + length - 1`` of each row; ``offsets [batch]`` int32. Once a step, for
-    all layers."""
+    positions ``offsets[row] ... offsets[row] + length - 1`` of each row; ``turns``: :class:`Frequencies`' own,
+    ``offsets [batch]`` int32. Once a step, for all layers."""
     (pairs,), (batch,) = turns.shape, offsets.shape
     (table,) = _table(factory())(
         inputs=[offsets, turns],
@@ -92,9 +75,7 @@ def rotation(turns: mx.array, offsets: mx.array, length: int) -> mx.array:
     return table
 
 
-def norm_rope(
-    projection: mx.array, norms: Norms, rotation: mx.array, q_heads: int
-) -> tuple[mx.array, mx.array, mx.array]:
+def norm_rope(projection: mx.array, norms: Norms, rotation: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """``projection [batch, length, (q_heads + 2 * kv_heads) * head_dim]``, the heads of queries, keys and values side
     by side -> queries ``[batch, q_heads, length, head_dim]``, keys and values ``[batch, kv_heads, length, head_dim]``
     in its dtype.
@@ -102,7 +83,7 @@ def norm_rope(
     Per-head RMSNorm (Zhang and Sennrich 2019) and rotary embedding (Su et al. 2021) of queries and keys; coordinate i
     is rotated with coordinate i + head_dim / 2. ``rotation``: :func:`rotation` at the tokens' positions.
     """
-    batch, length, kv_heads, head_dim = _sizes(projection, norms, q_heads)
+    batch, length, q_heads, kv_heads, head_dim = _sizes(projection, norms)
     queries, keys, values = _plain(factory())(
         inputs=[projection, norms.queries, norms.keys, rotation, _scalar(norms.eps)],
         template=_template(projection.dtype, q_heads, kv_heads, head_dim),
@@ -115,7 +96,7 @@ def norm_rope(
 
 
 def norm_rope_pack(
-    projection: mx.array, norms: Norms, rotation: mx.array, q_heads: int, bits: int, group_size: int
+    projection: mx.array, norms: Norms, rotation: mx.array, bits: int, group_size: int
 ) -> tuple[mx.array, mx.array]:
     """As :func:`norm_rope`, but keys and values as packed rows ``[batch, kv_heads, length, 2 * words]`` (uint32), in
     the layout and by the rule of :mod:`packed_rows`, with scales and biases in the dtype of ``projection``.
@@ -123,7 +104,7 @@ def norm_rope_pack(
     Keys are packed from float32, not from keys rounded to 16 bits: in bf16 that rounding is up to half a step of 8
     bits by itself.
     """
-    batch, length, kv_heads, head_dim = _sizes(projection, norms, q_heads)
+    batch, length, q_heads, kv_heads, head_dim = _sizes(projection, norms)
     words = packed_rows.words(head_dim, bits, group_size)
     queries, rows = _packing(factory())(
         inputs=[projection, norms.queries, norms.keys, rotation, _scalar(norms.eps)],
@@ -140,14 +121,14 @@ def norm_rope_pack(
     return queries, rows
 
 
-def _sizes(projection: mx.array, norms: Norms, q_heads: int) -> tuple[int, int, int, int]:
-    """Batch, length, kv_heads, head_dim."""
+def _sizes(projection: mx.array, norms: Norms) -> tuple[int, int, int, int, int]:
+    """Batch, length, q_heads, kv_heads, head_dim."""
     batch, length, width = projection.shape
-    (head_dim,) = norms.queries.shape
-    kv_heads = (width // head_dim - q_heads) // 2
+    both, _, head_dim = norms.heads.shape
+    q_heads, kv_heads = norms.q_heads, both - norms.q_heads
     assert width == (q_heads + 2 * kv_heads) * head_dim, f"{width} values a token are not heads of {head_dim}"
     assert norms.queries.dtype == norms.keys.dtype == projection.dtype, "norms and activations differ in dtype"
-    return batch, length, kv_heads, head_dim
+    return batch, length, q_heads, kv_heads, head_dim
 
 
 def _template(dtype: mx.Dtype, q_heads: int, kv_heads: int, head_dim: int) -> list[tuple[str, Any]]:

@@ -29,10 +29,16 @@ def words(head_dim: int, bits: int, group_size: int) -> int:
     return head_dim * bits // 32 + head_dim // group_size
 
 
+def scale_dtype(dtype: mx.Dtype) -> mx.Dtype:
+    """What scales and biases are stored in beside activations of ``dtype``: the same if it has 16 bits, else bf16."""
+    return dtype if dtype == mx.float16 else mx.bfloat16
+
+
 def pack(keys: mx.array, values: mx.array, bits: int, group_size: int, dtype: mx.Dtype) -> mx.array:
     """``keys``, ``values [..., head_dim]`` (any float type) -> ``[..., 2 * words]`` uint32; ``dtype``: that of scales
     and biases, bfloat16 or float16."""
-    return mx.concatenate([_pack(part, bits, group_size, dtype) for part in (keys, values)], axis=-1)
+    both = mx.stack([keys.astype(mx.float32), values.astype(mx.float32)], axis=-2)
+    return mx.flatten(_pack(both, bits, group_size, dtype), -2)
 
 
 def unpack(rows: mx.array, head_dim: int, bits: int, group_size: int, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
@@ -43,7 +49,7 @@ def unpack(rows: mx.array, head_dim: int, bits: int, group_size: int, dtype: mx.
 
 
 def _pack(x: mx.array, bits: int, group_size: int, dtype: mx.Dtype) -> mx.array:
-    groups = mx.unflatten(x.astype(mx.float32), -1, (-1, group_size))
+    groups = mx.unflatten(x, -1, (-1, group_size))
     low, high = mx.min(groups, axis=-1, keepdims=True), mx.max(groups, axis=-1, keepdims=True)
     below = -low > high
     whole = mx.all(mx.isfinite(groups), axis=-1, keepdims=True)

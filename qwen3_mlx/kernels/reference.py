@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from .views import QuantizedView, View, filled, unpacked
+from .views import DenseView, Entry, Packing, View, entry, filled, unpacked
 
 # Pairs of a token and an expert from which sorting them by expert pays: each expert's weights are then read once.
 SORT_FROM = 64
@@ -24,11 +24,31 @@ class Frequencies(NamedTuple):
     """Rotary frequencies (radians per position) of a head's coordinates, float32.
 
     ``periods [head_dim / 2]``: their reciprocals, as ``mx.fast.rope`` wants them; ``signed [head_dim]``: the negated
-    frequencies, then the frequencies.
+    frequencies, then the frequencies; ``turns [head_dim / 2]``: the frequencies in 2^-64 of a turn (uint64), for
+    :mod:`qwen3_mlx.kernels.norm_rope`.
     """
 
     periods: mx.array
     signed: mx.array
+    turns: mx.array
+
+
+class Norms(NamedTuple):
+    """RMSNorm of query and key heads: weights ``[head_dim]``; ``heads [q_heads + kv_heads, 1, head_dim]``, the weight
+    of each head; and what is added to the mean square. ``q_heads``: how many heads are queries'."""
+
+    queries: mx.array
+    keys: mx.array
+    heads: mx.array
+    eps: float
+    q_heads: int
+
+
+def norms(queries: mx.array, keys: mx.array, eps: float, q_heads: int, kv_heads: int) -> Norms:
+    """The norms of so many heads with these weights ``[head_dim]``; once a model."""
+    (head_dim,) = queries.shape
+    heads = [mx.broadcast_to(w, (n, 1, head_dim)) for w, n in ((queries, q_heads), (keys, kv_heads))]
+    return Norms(queries, keys, mx.concatenate(heads), eps, q_heads)
 
 
 Activation = Callable[[mx.array, mx.array], mx.array]
@@ -100,13 +120,40 @@ def rotation(frequencies: Frequencies, offset: int, length: int) -> Rotation:
     return Rotation(mx.cos(angles), mx.sin(angles), _swap(frequencies.signed.shape[0]))
 
 
-def norm_rope(heads: mx.array, weight: mx.array, eps: float, rotation: Rotation) -> mx.array:
-    """Per-head RMSNorm, then rotary embedding: ``heads [batch, heads, length, head_dim]``, ``weight [heads, 1,
-    head_dim]``. Coordinate i of a head is rotated with coordinate i + head_dim / 2 (Su et al. 2021)."""
+def _turn(heads: mx.array, norms: Norms, rotation: Rotation) -> mx.array:
+    """``heads [batch, q_heads + kv_heads, length, head_dim]``: coordinate i of a normed head is rotated with coordinate
+    i + head_dim / 2 (Su et al. 2021)."""
     cos, sin, swap = rotation
-    normed = rms_norm(heads, weight, eps)
+    normed = rms_norm(heads, norms.heads, norms.eps)
     swapped = mx.take(normed, swap, axis=-1)
     return mx.add(mx.multiply(normed, cos), mx.multiply(swapped, sin)).astype(heads.dtype)
+
+
+def norm_rope(
+    qkv: mx.array,
+    norms: Norms,
+    rotation: Any,
+    packing: Packing | None,
+    turn: Callable[[mx.array, Norms, Any], mx.array] = _turn,
+) -> tuple[mx.array, Entry]:
+    """``qkv [batch, length, (q_heads + 2 * kv_heads) * head_dim]``, the heads of queries, keys and values side by side
+    -> queries ``[batch, q_heads, length, head_dim]`` and what the cache stores of keys and values.
+
+    Per-head RMSNorm, then rotary embedding, of queries and keys; ``turn`` does both. Keys are packed as they come out
+    of float32: rounding them to 16 bits before would be up to half a step of 8 bits by itself.
+    """
+    batch, length, width = qkv.shape
+    turning, _, head_dim = norms.heads.shape
+    if length == 1:
+        heads = mx.reshape(qkv, (batch, width // head_dim, 1, head_dim))
+    else:
+        heads = mx.swapaxes(mx.reshape(qkv, (batch, length, width // head_dim, head_dim)), 1, 2)
+    queries_keys, values = mx.split(heads, [turning], axis=1)
+    wide = queries_keys if packing is None else queries_keys.astype(mx.float32)
+    queries, keys = mx.split(turn(wide, norms, rotation), [norms.q_heads], axis=1)
+    if packing is None:
+        return queries, (keys, values)
+    return queries.astype(qkv.dtype), entry(keys, values, packing)
 
 
 def attend(queries: mx.array, view: View, scale: float) -> mx.array:
@@ -114,7 +161,7 @@ def attend(queries: mx.array, view: View, scale: float) -> mx.array:
 
     ``queries [batch, q_heads, length, head_dim]`` -> the same shape; ``q_heads`` is a multiple of the view's heads.
     """
-    dense = unpacked(view) if isinstance(view, QuantizedView) else view
+    dense = view if isinstance(view, DenseView) else unpacked(view, queries.shape[-1], queries.dtype)
     keys, values = filled(dense.keys, dense.length), filled(dense.values, dense.length)
     queries = mx.multiply(queries, _constant(scale, queries.dtype))
     length = queries.shape[2]

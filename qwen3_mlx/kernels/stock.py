@@ -8,8 +8,11 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from . import reference
-from .reference import Frequencies
-from .views import QuantizedView, View, filled, unpacked
+from .reference import Frequencies, Norms
+from .views import DenseView, Entry, PackedView, Packing, View, filled, unpacked
+
+# Tokens times heads of a packed cache that are unpacked at a time: 16 MB of keys and values in bf16.
+UNPACKED = 32768
 
 
 class Rotation(NamedTuple):
@@ -29,35 +32,39 @@ def rotation(frequencies: Frequencies, offset: int, length: int) -> Rotation:
     return Rotation(frequencies.periods, offset)
 
 
-def norm_rope(heads: mx.array, weight: mx.array, eps: float, rotation: Rotation) -> mx.array:
+def norm_rope(qkv: mx.array, norms: Norms, rotation: Rotation, packing: Packing | None) -> tuple[mx.array, Entry]:
     """:func:`reference.norm_rope`."""
-    normed = mx.multiply(mx.fast.rms_norm(heads, None, eps), weight)
+    return reference.norm_rope(qkv, norms, rotation, packing, _turn)
+
+
+def _turn(heads: mx.array, norms: Norms, rotation: Rotation) -> mx.array:
+    normed = mx.multiply(mx.fast.rms_norm(heads, None, norms.eps), norms.heads)
     width, (periods, offset) = heads.shape[-1], rotation
     return mx.fast.rope(normed, width, traditional=False, base=None, scale=1.0, offset=offset, freqs=periods)
 
 
 def attend(queries: mx.array, view: View, scale: float) -> mx.array:
-    """:func:`reference.attend`. One step over a packed cache reads it packed."""
-    length = queries.shape[2]
-    if isinstance(view, QuantizedView):
-        if length == 1:
-            return _attend_packed(queries, view, scale)
-        view = unpacked(view)
+    """:func:`reference.attend`. Of a packed cache as many heads are unpacked at a time as ``UNPACKED`` allows."""
+    if isinstance(view, DenseView):
+        return _attend_dense(queries, view, scale)
+    kv_heads = view.rows.shape[1]
+    at_once = min(max(UNPACKED // view.length, 1), kv_heads)
+    parts: list[mx.array] = []
+    for first in range(0, kv_heads, at_once):
+        last = min(first + at_once, kv_heads)
+        rows = view.rows[:, first:last]
+        if parts:
+            (rows,) = mx.depends([rows], parts[-1:])  # one after the other, so that each can have the last one's memory
+        some = unpacked(PackedView(rows, view.length, view.packing), queries.shape[3], queries.dtype)
+        sharing = queries.shape[1] // kv_heads
+        parts.append(_attend_dense(queries[:, first * sharing : last * sharing], some, scale))
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+
+
+def _attend_dense(queries: mx.array, view: DenseView, scale: float) -> mx.array:
     keys, values = filled(view.keys, view.length), filled(view.values, view.length)
-    mask = "causal" if length > 1 else None
+    mask = "causal" if queries.shape[2] > 1 else None
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
-
-
-def _attend_packed(queries: mx.array, view: QuantizedView, scale: float) -> mx.array:
-    keys, key_scales, key_biases = (filled(part, view.length) for part in view.keys)
-    values, value_scales, value_biases = (filled(part, view.length) for part in view.values)
-    group, bits = view.group_size, view.bits
-    batch, heads, _, width = queries.shape
-    rows = mx.reshape(queries * scale, (batch, keys.shape[1], -1, width))
-    scores = mx.quantized_matmul(rows, keys, key_scales, key_biases, True, group, bits)
-    weights = mx.softmax(scores, axis=-1, precise=True)
-    out = mx.quantized_matmul(weights, values, value_scales, value_biases, False, group, bits)
-    return mx.reshape(out, (batch, heads, 1, width))
 
 
 @functools.cache

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-Kind = Literal["good", "differs", "refused", "failed"]
+Kind = Literal["good", "differs", "refused", "failed", "trying"]
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``good``: the kernel agrees with the reference. ``differs``: it does not. ``refused``: it does not compile.
-    ``failed``: anything else went wrong. ``detail``: by how much, or the whole message."""
+    """``good``: the kernel agrees with the reference. ``differs``: it does not. ``refused``: it does not compile, or
+    fit the device. ``failed``: anything else went wrong. ``detail``: by how much, or the whole message.
+
+    ``trying``: a process, whose id is the detail, is trying the kernel, or has ended while it did.
+    """
 
     kind: Kind
     detail: str = ""
@@ -26,10 +29,11 @@ class Verdict:
         return self.kind == "good"
 
 
-def cache_folder() -> Path:
-    """``qwen3-mlx/kernels`` in the user's cache folder: ``XDG_CACHE_HOME`` or ``~/.cache``."""
+def cache_folder() -> Path | None:
+    """``qwen3-mlx/kernels`` in the user's cache folder, ``XDG_CACHE_HOME`` or ``~/.cache``; ``None`` if that is not an
+    absolute path, as when the user has no home."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "qwen3-mlx" / "kernels"
+    return Path(home) / "qwen3-mlx" / "kernels" if os.path.isabs(home) else None
 
 
 class Store:
@@ -43,17 +47,22 @@ class Store:
         self._folder = folder
 
     def read(self, subject: dict[str, Any]) -> Verdict | None:
+        path = self.path(subject)
+        if path is None:
+            return None
         try:
-            held = json.loads(self._path(subject).read_text(encoding="utf-8"))
+            held = json.loads(path.read_text(encoding="utf-8"))
             kind, detail = held["verdict"], held["detail"]
             if held["format"] == _FORMAT and held["subject"] == subject and kind in get_args(Kind):
                 return Verdict(kind, str(detail))
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             pass
         return None
 
     def write(self, subject: dict[str, Any], verdict: Verdict) -> None:
-        path = self._path(subject)
+        path = self.path(subject)
+        if path is None:
+            return
         own = path.with_name(f"{path.name}.{os.getpid()}")  # a reader sees the old file or the new one, whole
         held = {"format": _FORMAT, "subject": subject, "verdict": verdict.kind, "detail": verdict.detail}
         try:
@@ -64,8 +73,18 @@ class Store:
             with contextlib.suppress(OSError):
                 own.unlink()
 
-    def _path(self, subject: dict[str, Any]) -> Path:
+    def remove(self, subject: dict[str, Any]) -> None:
+        path = self.path(subject)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def path(self, subject: dict[str, Any]) -> Path | None:
+        """The file of a verdict, whether it is there or not; ``None`` if nothing is kept."""
         import hashlib
 
+        folder = self._folder or cache_folder()
+        if folder is None:
+            return None
         name = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:32]
-        return (self._folder or cache_folder()) / f"{name}.json"
+        return folder / f"{name}.json"

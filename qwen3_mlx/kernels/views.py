@@ -1,10 +1,25 @@
-"""What a cache hands to ``attend``: the keys and values so far. Only the kernels look inside."""
+"""What a cache stores of a token and hands to ``attend``: keys and values, in full precision or packed. Only the
+kernels look inside."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import mlx.core as mx
+
+from . import packed_rows
+
+
+class Packing(NamedTuple):
+    """How a cache packs keys and values: codes of ``bits`` bits, ``group_size`` of which share a scale and a bias."""
+
+    bits: int
+    group_size: int
+
+
+#: New tokens as a cache stores them: keys and values ``[batch, kv_heads, length, head_dim]``, or packed rows alone
+#: (:mod:`packed_rows`) ``[batch, kv_heads, length, 2 * words]``.
+Entry = tuple[mx.array, ...]
 
 
 class DenseView(NamedTuple):
@@ -15,19 +30,23 @@ class DenseView(NamedTuple):
     length: int
 
 
-class QuantizedView(NamedTuple):
-    """Affine-packed buffers ``(weight, scales, biases)``, each ``[batch, kv_heads, capacity, ...]`` with the head's
-    values packed along the last axis; the first ``length`` positions are filled."""
+class PackedView(NamedTuple):
+    """A buffer of packed rows ``[batch, kv_heads, capacity, 2 * words]`` of which the first ``length`` positions are
+    filled."""
 
-    keys: tuple[mx.array, mx.array, mx.array]
-    values: tuple[mx.array, mx.array, mx.array]
+    rows: mx.array
     length: int
-    bits: int
-    group_size: int
-    dtype: mx.Dtype
+    packing: Packing
 
 
-View = DenseView | QuantizedView
+View = DenseView | PackedView
+
+
+def entry(keys: mx.array, values: mx.array, packing: Packing | None) -> Entry:
+    """Keys and values in the form of a cache that packs in this way; ``values`` are of the activations' dtype."""
+    if packing is None:
+        return keys, values
+    return (packed_rows.pack(keys, values, *packing, packed_rows.scale_dtype(values.dtype)),)
 
 
 def filled(buffer: mx.array, length: int) -> mx.array:
@@ -35,11 +54,8 @@ def filled(buffer: mx.array, length: int) -> mx.array:
     return buffer if buffer.shape[2] == length else mx.split(buffer, [length], axis=2)[0]
 
 
-def unpacked(view: QuantizedView) -> DenseView:
-    """The filled part in full precision."""
-
-    def dequantize(packed: tuple[mx.array, mx.array, mx.array]) -> mx.array:
-        weight, scales, biases = (filled(part, view.length) for part in packed)
-        return mx.dequantize(weight, scales, biases, view.group_size, view.bits, dtype=view.dtype)
-
-    return DenseView(dequantize(view.keys), dequantize(view.values), view.length)
+def unpacked(view: PackedView, head_dim: int, dtype: mx.Dtype) -> DenseView:
+    """The filled part in full precision; ``dtype``: that of the activations."""
+    rows = filled(view.rows, view.length)
+    keys, values = packed_rows.unpack(rows, head_dim, *view.packing, packed_rows.scale_dtype(dtype))
+    return DenseView(keys.astype(dtype), values.astype(dtype), view.length)

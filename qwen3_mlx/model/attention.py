@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import ModelConfig
-from ..kernels import Kernels, View
+from ..kernels import Entry, Kernels, Norms, Packing, View, norms
 from .fuse import join
 from .linear import Linear, RMSNorm
 
@@ -16,8 +16,12 @@ from .linear import Linear, RMSNorm
 class LayerCache(Protocol):
     """What attention knows of a cache."""
 
-    def append(self, keys: mx.array, values: mx.array) -> View:
-        """Add ``[batch, kv_heads, length, head_dim]``; the view holds everything so far."""
+    @property
+    def packing(self) -> Packing | None:
+        """How it stores keys and values."""
+
+    def append(self, entry: Entry) -> View:
+        """Add what ``norm_rope`` made of new tokens for this packing; the view holds everything so far."""
 
 
 class Attention(nn.Module):
@@ -40,20 +44,12 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, rotation: Any, cache: LayerCache) -> mx.array:
         batch, length, _ = x.shape
-        heads, kv_heads, head_dim = self.heads, self.kv_heads, self.head_dim
         kernels = self.kernels
-        if length == 1:
-            rows = mx.reshape(self._project(x), (batch, heads + 2 * kv_heads, 1, head_dim))
-        else:
-            rows = mx.reshape(self._project(x), (batch, length, heads + 2 * kv_heads, head_dim))
-            rows = mx.swapaxes(rows, 1, 2)
-        queries_keys, values = mx.split(rows, [heads + kv_heads], axis=1)
-        queries_keys = kernels.norm_rope(queries_keys, self._norm(), self.eps, rotation)
-        queries, keys = mx.split(queries_keys, [heads], axis=1)
-        out = kernels.attend(queries, cache.append(keys, values), self.scale)
+        queries, entry = kernels.norm_rope(self._project(x), self._head_norms(), rotation, cache.packing)
+        out = kernels.attend(queries, cache.append(entry), self.scale)
         if length > 1:
             out = mx.swapaxes(out, 1, 2)
-        return self["o_proj"](mx.reshape(out, (batch, length, heads * head_dim)))
+        return self["o_proj"](mx.reshape(out, (batch, length, self.heads * self.head_dim)))
 
     def _project(self, x: mx.array) -> mx.array:
         """Queries, keys and values of all heads side by side."""
@@ -61,20 +57,15 @@ class Attention(nn.Module):
             return self["qkv_proj"](x)
         return mx.concatenate([self["q_proj"](x), self["k_proj"](x), self["v_proj"](x)], axis=-1)
 
-    def _norm(self) -> mx.array:
-        """``[q_heads + kv_heads, 1, head_dim]``: the norm weight of each query and key head."""
-        if "qk_norm" in self:
-            return self["qk_norm"]["weight"]
-        queries, keys = self["q_norm"]["weight"], self["k_norm"]["weight"]
-        shapes = ((queries, self.heads), (keys, self.kv_heads))
-        return mx.concatenate([mx.broadcast_to(w, (n, 1, self.head_dim)) for w, n in shapes])
+    def _head_norms(self) -> Norms:
+        if "_norms" in self:
+            return self["_norms"]
+        return norms(self["q_norm"]["weight"], self["k_norm"]["weight"], self.eps, self.heads, self.kv_heads)
 
     def fuse(self, transposed: bool) -> None:
-        """One projection for queries, keys and values if they are packed alike; one weight for both norms."""
+        """One projection for queries, keys and values if they are packed alike; the norms of all heads made once."""
         if fused := join([self.q_proj, self.k_proj, self.v_proj], transposed):
             self.qkv_proj = fused
             del self.q_proj, self.k_proj, self.v_proj
-        norm = RMSNorm(self.head_dim)
-        norm.weight = self._norm()
-        self.qk_norm = norm
-        del self.q_norm, self.k_norm
+        self._norms = self._head_norms()  # no parameter, so that a module's own evaluation does not see it
+        mx.eval(self._norms.heads)

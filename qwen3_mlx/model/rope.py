@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 
 import mlx.core as mx
 
@@ -42,7 +43,10 @@ def _blended_range(rope: RopeConfig, head_dim: int) -> tuple[float, float]:
 
 
 def frequencies(rope: RopeConfig, head_dim: int) -> Frequencies:
-    """The same for the kernels. Computed in double precision and rounded once."""
+    """The same for the kernels. Computed in double precision and rounded once; turns are those of the rounded ones."""
     inverse = inverse_frequencies(rope, head_dim)
     signed = [-f for f in inverse] + inverse
-    return Frequencies(mx.array([1 / f for f in inverse], mx.float32), mx.array(signed, mx.float32))
+    turns = [round(f / (2 * math.pi) * 2.0**64) for f in array("f", inverse)]
+    return Frequencies(
+        mx.array([1 / f for f in inverse], mx.float32), mx.array(signed, mx.float32), mx.array(turns, mx.uint64)
+    )

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from qwen3_mlx.cache.kv import STEP, KVCache, Uncached, grown, kv_group_size
 from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.errors import InvalidRequest
-from qwen3_mlx.kernels import DenseView, QuantizedView, resolve
-from qwen3_mlx.kernels.views import filled, unpacked
+from qwen3_mlx.kernels import DenseView, PackedView, Packing, packed_rows, resolve
+from qwen3_mlx.kernels.views import entry, filled, unpacked
 from qwen3_mlx.types import KernelMode
 from tests.golden.cases import CASES
 
@@ -29,7 +29,7 @@ def fresh(length: int, batch: int = 1, seed: int = 0) -> tuple[mx.array, mx.arra
 
 
 def held(view: object) -> tuple[np.ndarray, np.ndarray]:
-    dense = unpacked(view) if isinstance(view, QuantizedView) else view
+    dense = unpacked(view, CONFIG.head_dim, mx.float32) if isinstance(view, PackedView) else view
     assert isinstance(dense, DenseView)
     return np.array(filled(dense.keys, dense.length)), np.array(filled(dense.values, dense.length))
 
@@ -51,7 +51,7 @@ def test_appends_and_trims_equal_concatenation(mode: KernelMode, moves: list[int
             keys, values = keys[:, :, :length], values[:, :, :length]
         else:
             new_keys, new_values = fresh(move, batch, seed)
-            views = [layer.append(new_keys, new_values) for layer in cache.layers]
+            views = [layer.append((new_keys, new_values)) for layer in cache.layers]
             keys = np.concatenate([keys, np.array(new_keys)], axis=2)
             values = np.concatenate([values, np.array(new_values)], axis=2)
             for view in views:
@@ -68,15 +68,15 @@ def test_packed_views_hold_every_token_packed_alone(mode: KernelMode, bits: int)
     cache = KVCache(CONFIG, batch=2, kv_bits=bits, kernels=resolve(mode))
     parts = [fresh(length, 2, seed) for seed, length in enumerate((40, 1, 1, 300, 1))]
     for keys, values in parts:
-        view = cache.layers[1].append(keys, values)
-    assert isinstance(view, QuantizedView)
-    for got, index in zip(held(view), (0, 1), strict=True):
-        whole = mx.concatenate([part[index] for part in parts], axis=2)
-        alone = mx.dequantize(*mx.quantize(whole, group_size=64, bits=bits), group_size=64, bits=bits)
-        assert np.array_equal(got, np.array(alone))
-        # nowhere further off than the step between two codes
-        step = (np.array(whole).max(-1) - np.array(whole).min(-1)) / (2**bits - 1)
-        assert (np.abs(got - np.array(whole)).max(-1) <= 1.05 * step).all()
+        view = cache.layers[1].append(entry(keys, values, cache.layers[1].packing))
+    assert isinstance(view, PackedView) and view.packing == Packing(bits, 64)
+    whole = [mx.concatenate([part[index] for part in parts], axis=2) for index in (0, 1)]
+    alone = packed_rows.unpack(packed_rows.pack(*whole, bits, 64, mx.bfloat16), 64, bits, 64, mx.bfloat16)
+    for got, unpacked_alone, exact in zip(held(view), alone, map(np.array, whole), strict=True):
+        assert np.array_equal(got, np.array(unpacked_alone))
+        # nowhere further off than half the step between two codes
+        step = (exact.max(-1) - exact.min(-1)) / (2**bits - 1)
+        assert (np.abs(got - exact).max(-1) <= 0.52 * step).all()
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
@@ -84,21 +84,21 @@ def test_trimmed_tokens_leave_no_trace(bits: int | None) -> None:
     """What follows a trim is as if the trimmed tokens had never been."""
     first, wrong, right = fresh(7, seed=1), fresh(30, seed=2), fresh(5, seed=3)
     one, two = KVCache(CONFIG, kv_bits=bits), KVCache(CONFIG, kv_bits=bits)
-    one.layers[0].append(*first)
-    one.layers[0].append(*wrong)
-    for layer in one.layers[1:]:
-        layer.append(*first)
-        layer.append(*wrong)
+    packing = one.layers[0].packing
+    first, wrong, right = (entry(*tokens, packing) for tokens in (first, wrong, right))
+    for layer in one.layers:
+        layer.append(first)
+        layer.append(wrong)
     one.trim(30)
-    two.layers[0].append(*first)
-    for got, want in zip(held(one.layers[0].append(*right)), held(two.layers[0].append(*right)), strict=True):
+    two.layers[0].append(first)
+    for got, want in zip(held(one.layers[0].append(right)), held(two.layers[0].append(right)), strict=True):
         assert np.array_equal(got, want)
 
 
 def test_trimming_more_than_there_is_is_a_mistake() -> None:
     cache = KVCache(CONFIG)
     for layer in cache.layers:
-        layer.append(*fresh(3))
+        layer.append(fresh(3))
     with pytest.raises(AssertionError):
         cache.trim(4)
     cache.trim(3)
@@ -121,19 +121,21 @@ def test_capacity_grows_geometrically() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_step_updates_the_buffers_in_place(mode: KernelMode) -> None:
+@pytest.mark.parametrize("bits", [None, 8])
+def test_a_step_updates_the_buffers_in_place(mode: KernelMode, bits: int | None) -> None:
     """One token appended to a long cache may not copy the cache."""
-    cache = KVCache(CONFIG, kernels=resolve(mode))
+    cache = KVCache(CONFIG, kernels=resolve(mode), kv_bits=bits)
+    packing = cache.layers[0].packing
     for layer in cache.layers:
-        layer.append(*fresh(20_000))
+        layer.append(entry(*fresh(20_000), packing))
     mx.eval(cache.arrays)
-    one = fresh(1)
+    one = entry(*fresh(1), packing)
     mx.eval(one)
 
     def step() -> None:
         for layer in cache.layers:
-            view = layer.append(*one)
-            mx.eval(filled(view.keys, view.length)[:, :, -1:] + 0, filled(view.values, view.length)[:, :, -1:] + 0)
+            layer.append(one)
+            mx.eval([filled(buffer, layer.offset)[:, :, -1:] + 0 for buffer in layer.buffers])
 
     step()
     mx.clear_cache()
@@ -141,14 +143,14 @@ def test_a_step_updates_the_buffers_in_place(mode: KernelMode) -> None:
     mx.reset_peak_memory()
     for _ in range(5):
         step()
-    assert cache.nbytes > 30_000_000
+    assert cache.nbytes > (30_000_000 if bits is None else 8_000_000)
     assert mx.get_peak_memory() - before < 1_000_000
 
 
 def test_dtype_is_that_of_the_first_keys_or_the_one_asked_for() -> None:
     keys, values = (part.astype(mx.bfloat16) for part in fresh(3))
-    assert KVCache(CONFIG).layers[0].append(keys, values).keys.dtype == mx.bfloat16
-    view = KVCache(CONFIG, dtype=mx.float16).layers[0].append(keys, values)
+    assert KVCache(CONFIG).layers[0].append((keys, values)).keys.dtype == mx.bfloat16
+    view = KVCache(CONFIG, dtype=mx.float16).layers[0].append((keys, values))
     assert (view.keys.dtype, view.values.dtype) == (mx.float16, mx.float16)
 
 
@@ -156,14 +158,14 @@ def test_nbytes_counts_every_buffer_and_starts_at_nothing() -> None:
     cache = KVCache(CONFIG, batch=2)
     assert (cache.nbytes, cache.capacity, cache.offset) == (0, 0, 0)
     for layer in cache.layers:
-        layer.append(*fresh(3, 2))
+        layer.append(fresh(3, 2))
     assert cache.nbytes == 3 * 2 * (2 * 2 * STEP * 64 * 4)
     assert len(cache.arrays) == 6
 
 
 def test_the_number_of_rows_is_checked() -> None:
     with pytest.raises(AssertionError, match="rows"):
-        KVCache(CONFIG, batch=2).layers[0].append(*fresh(3, 1))
+        KVCache(CONFIG, batch=2).layers[0].append(fresh(3, 1))
 
 
 @pytest.mark.parametrize("bits", [0, 2, 16])
@@ -181,5 +183,5 @@ def test_group_sizes() -> None:
 
 def test_without_a_cache_a_view_is_what_came_in() -> None:
     keys, values = fresh(5)
-    view = Uncached().append(keys, values)
+    view = Uncached().append((keys, values))
     assert view == DenseView(keys, values, 5)

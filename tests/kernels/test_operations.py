@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from qwen3_mlx.config import RopeConfig
-from qwen3_mlx.kernels import DenseView, Kernels, QuantizedView, resolve
+from qwen3_mlx.kernels import DenseView, Kernels, PackedView, Packing, norms, resolve, stock
+from qwen3_mlx.kernels.packed_rows import pack, scale_dtype, unpack
 from qwen3_mlx.kernels.reference import SORT_FROM
 from qwen3_mlx.model.linear import QuantizedSwitchLinear, SwitchLinear, TransposedSwitchLinear
 from qwen3_mlx.model.rope import frequencies
@@ -51,17 +53,51 @@ def test_rms_norm_keeps_the_dtype_and_sums_in_float32(kernels: Kernels) -> None:
     close(got, norm(np.array(x.astype(mx.float32)), np.ones(4096)), 2**-8)
 
 
-@pytest.mark.parametrize(("offset", "length"), [(0, 1), (37, 1), (0, 9), (1000, 4), (100_000, 1)])
-def test_norm_rope(kernels: Kernels, offset: int, length: int) -> None:
-    heads, weight = draw(2, 3, length, 64), draw(3, 1, 64, seed=1)
+def norm_roped(kernels: Kernels, offset: int, length: int, packing: Packing | None) -> tuple[tuple[Any, ...], Any]:
+    """Of 3 query heads and 2 key heads of 64, and what float64 has for queries, keys and values."""
+    qkv, weights = draw(2, length, 7 * 64), draw(2, 64, seed=1)
+    given = norms(mx.array(weights[0]), mx.array(weights[1]), EPS, 3, 2)
     rotation = kernels.rotation(frequencies(RopeConfig(10000.0), 64), offset, length)
-    got = kernels.norm_rope(mx.array(heads), mx.array(weight), EPS, rotation)
-    normed = norm(heads, weight)
+    queries, entry = kernels.norm_rope(mx.array(qkv), given, rotation, packing)
+    heads = qkv.reshape(2, length, 7, 64).swapaxes(1, 2)
+    normed = norm(heads[:, :5], weights[[0, 0, 0, 1, 1]][:, None])
     angles = np.arange(offset, offset + length)[:, None] * 10000.0 ** (-np.arange(32) / 32)
     first, second = normed[..., :32], normed[..., 32:]
     turned = [first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)]
+    return (queries, *entry), (*np.split(np.concatenate(turned, axis=-1), [3], axis=1), heads[:, 5:])
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 1), (37, 1), (0, 9), (1000, 4), (100_000, 1)])
+def test_norm_rope(kernels: Kernels, offset: int, length: int) -> None:
+    got, want = norm_roped(kernels, offset, length, None)
     # an angle of 100,000 radians is known to 4e-3 in float32
-    close(got, np.concatenate(turned, axis=-1), 2e-5 if offset < 10_000 else 1e-2)
+    for part, exact in zip(got, want, strict=True):
+        close(part, exact, 2e-5 if offset < 10_000 else 1e-2)
+
+
+@pytest.mark.parametrize("length", [1, 9])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_norm_rope_for_a_packed_cache(kernels: Kernels, length: int, bits: int) -> None:
+    (queries, rows), (want, *exact) = norm_roped(kernels, 37, length, Packing(bits, 32))
+    close(queries, want)
+    for got, x in zip(unpack(rows, 64, bits, 32, mx.bfloat16), exact, strict=True):
+        groups = x.reshape(*x.shape[:-1], 2, 32)
+        step = np.repeat((groups.max(-1) - groups.min(-1)) / (2**bits - 1), 32, axis=-1)
+        assert (np.abs(np.array(got) - x) <= 0.52 * step).all()
+
+
+@pytest.mark.filterwarnings("ignore:Metal kernels are not used")
+def test_keys_are_packed_as_they_come_out_of_float32(kernels: Kernels) -> None:
+    """In bf16: the packed keys are those of the same numbers in float32, all but ties."""
+    qkv, weights = mx.array(draw(1, 4, 3 * 64)).astype(mx.bfloat16), mx.array(draw(2, 64, seed=1)).astype(mx.bfloat16)
+    rotation = kernels.rotation(frequencies(RopeConfig(10000.0), 64), 5, 4)
+    packed = []
+    for dtype in (mx.bfloat16, mx.float32):
+        given = norms(*weights.astype(dtype), EPS, 1, 1)
+        queries, (rows,) = kernels.norm_rope(qkv.astype(dtype), given, rotation, Packing(8, 64))
+        assert queries.dtype == dtype
+        packed.append(np.array(rows))
+    assert (packed[0] != packed[1]).mean() < 0.01
 
 
 def attention(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float) -> np.ndarray:
@@ -89,13 +125,42 @@ def test_attend(kernels: Kernels, heads: int, kv_heads: int, length: int, total:
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("length", [1, 5])
-def test_attend_to_a_packed_view(kernels: Kernels, bits: int, length: int) -> None:
-    """Exactly what attending to the unpacked values gives."""
-    queries, total = draw(2, 6, length, 64), 30
-    packed = [mx.quantize(mx.array(draw(2, 2, 48, 64, seed=seed)), group_size=32, bits=bits) for seed in (1, 2)]
-    keys, values = (np.array(mx.dequantize(*p, group_size=32, bits=bits))[:, :, :total] for p in packed)
-    view = QuantizedView(tuple(packed[0]), tuple(packed[1]), total, bits, 32, mx.float32)
-    close(kernels.attend(mx.array(queries), view, 0.2), attention(queries, keys, values, 0.2))
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+def test_attend_to_a_packed_view(kernels: Kernels, bits: int, length: int, dtype: mx.Dtype) -> None:
+    """What attending to the unpacked values gives."""
+    queries, total = mx.array(draw(2, 6, length, 64)).astype(dtype), 30
+    rows = pack(*(mx.array(draw(2, 2, 48, 64, seed=seed)) for seed in (1, 2)), bits, 32, scale_dtype(dtype))
+    keys, values = (np.array(x)[:, :, :total] for x in unpack(rows, 64, bits, 32, scale_dtype(dtype)))
+    got = kernels.attend(queries, PackedView(rows, total, Packing(bits, 32)), 0.2)
+    assert got.dtype == dtype
+    want = attention(np.array(queries.astype(mx.float32)), keys, values, 0.2)
+    close(got, want, 2e-5 if dtype == mx.float32 else 0.02)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize(("at_once", "share"), [(1, 0.5), (4, 1)])
+def test_stock_attention_unpacks_some_heads_at_a_time(
+    length: int, at_once: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same to the bit, in a part of the memory."""
+    total, kv_heads = 4000, 6
+    rows = pack(*(mx.array(draw(1, kv_heads, total, 64, seed=seed)) for seed in (1, 2)), 8, 64, mx.bfloat16)
+    queries = mx.array(draw(1, 2 * kv_heads, length, 64)).astype(mx.bfloat16)
+    mx.eval(rows, queries)
+
+    def attended() -> tuple[mx.array, int]:
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        out = stock.attend(queries, PackedView(rows, total, Packing(8, 64)), 0.2)
+        mx.eval(out)
+        return out, mx.get_peak_memory() - before
+
+    whole, most = attended()
+    monkeypatch.setattr(stock, "UNPACKED", at_once * total + 5)
+    parts, least = attended()
+    assert mx.array_equal(parts, whole)
+    assert least < share * most
 
 
 def test_swiglu(kernels: Kernels) -> None:

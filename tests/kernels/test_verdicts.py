@@ -34,7 +34,7 @@ def test_every_part_of_the_subject_counts(tmp_path: Path, part: str) -> None:
     assert store.read(dict(reversed(SUBJECT.items()))) == GOOD
 
 
-@pytest.mark.parametrize("change", ["", "{", "[]", "null", '{"format": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize("change", ["", "{", "[]", "null", '{"format": 1}', b"\xff\xfe", "[" * 100_000])
 def test_a_damaged_file_is_not_there(tmp_path: Path, change: str | bytes) -> None:
     store = Store(tmp_path)
     store.write(SUBJECT, GOOD)
@@ -88,7 +88,21 @@ def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "qwen3-mlx" / "kernels"
     Store().write(SUBJECT, GOOD)
-    assert Store(cache_folder()).read(SUBJECT) == GOOD
+    assert Store(tmp_path / "qwen3-mlx" / "kernels").read(SUBJECT) == GOOD
+    Store().remove(SUBJECT)
+    assert Store().read(SUBJECT) is None and not list((tmp_path / "qwen3-mlx" / "kernels").iterdir())
+    Store().remove(SUBJECT)  # what is not there
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "qwen3-mlx" / "kernels"
+
+
+@pytest.mark.parametrize("cache", ["", "relative"])
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without HOME and an entry in passwd
+    assert cache_folder() is None and Store().path(SUBJECT) is None
+    Store().write(SUBJECT, GOOD)
+    Store().remove(SUBJECT)
+    assert Store().read(SUBJECT) is None and not list(tmp_path.iterdir())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +12,11 @@ import mlx.core as mx
 import pytest
 
 from qwen3_mlx.kernels import verify
-from qwen3_mlx.kernels.verdicts import Store, Verdict
-from qwen3_mlx.kernels.verify import Trial, Verifier, subject
+from qwen3_mlx.kernels.moe_trials import ROUTER
+from qwen3_mlx.kernels.verdicts import Store
+from qwen3_mlx.kernels.verify import Verifier
 
-
-class Tried:
-    """A trial that counts, with the result or the exception it is told to end with."""
-
-    def __init__(self, outcome: float | Exception, kernel: str = "router") -> None:
-        self.outcome = outcome
-        self.parameters: list[tuple[Any, ...]] = []
-        self.trial = Trial(kernel, ("router",), __file__, self.error)
-
-    def error(self, *parameters: Any) -> mx.array:
-        self.parameters.append(parameters)
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return mx.array(self.outcome)
-
-
-@pytest.fixture
-def mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with Metal, as far as the verifier looks."""
-    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mx.fast, "metal_kernel", lambda **_: None)
-
-
-def told(action: Callable[[], object]) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        action()
-    assert all(warning.category is RuntimeWarning for warning in caught)
-    return [str(warning.message) for warning in caught]
-
-
-REFUSED = RuntimeError("[metal::Device] Unable to build metal library from source\nprogram_source:3:1: error: no")
-BAD: dict[str, float | Exception] = {
-    "differs": 1.5,
-    "nan": float("nan"),
-    "refused": REFUSED,
-    "failed": MemoryError(),
-}
+from .tried import Tried, told
 
 
 @pytest.mark.usefixtures("mac")
@@ -75,37 +34,15 @@ def test_a_good_kernel_is_tried_once_on_a_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("mac")
-@pytest.mark.parametrize("bad", BAD)
-def test_a_bad_kernel_is_spoken_of_once(tmp_path: Path, bad: str) -> None:
-    tried, other = Tried(BAD[bad]), Tried(0.5, "moe_down")
-    verifier = Verifier(Store(tmp_path))
+@pytest.mark.parametrize("outcomes", [(0.5, 2.0), (0.5, 2.0, 3.0), (2.0, 0.5, 3.0)])
+def test_a_bad_instantiation_after_a_good_one_is_spoken_of(tmp_path: Path, outcomes: tuple[float, ...]) -> None:
+    verifier, tried = Verifier(Store(tmp_path)), Tried(0.0)
 
     def use() -> None:
-        for size in (1, 2, 1):
-            assert not verifier.trusts(tried.trial, size)
-            assert verifier.trusts(other.trial, size)
+        for size, tried.outcome in enumerate(outcomes):
+            assert verifier.trusts(tried.trial, size) == (tried.outcome <= 1)
 
-    (message,) = told(use)
-    assert "router" in message and "MLX's own operations" in message and "\n" not in message
-    assert not told(use)
-    assert len(tried.parameters) == 2
-
-
-@pytest.mark.usefixtures("mac")
-@pytest.mark.parametrize("bad", BAD)
-def test_what_a_bad_kernel_leaves_on_disk(tmp_path: Path, bad: str) -> None:
-    """The compiler's whole message; but nothing that may go better the next time."""
-    tried = Tried(BAD[bad])
-    told(lambda: Verifier(Store(tmp_path)).trusts(tried.trial, 1))
-    held = Store(tmp_path).read(subject(tried.trial, (1,)))
-    if bad == "failed":
-        assert held is None
-    elif bad == "refused":
-        assert held == Verdict("refused", str(REFUSED))
-    else:
-        assert held is not None and held.kind == "differs"
-    assert len(told(lambda: Verifier(Store(tmp_path)).trusts(tried.trial, 1))) == 1
-    assert len(tried.parameters) == (2 if bad == "failed" else 1)
+    assert len(told(use)) == 1
 
 
 @pytest.mark.usefixtures("mac")
@@ -117,9 +54,9 @@ def test_a_changed_source_launcher_or_machine_is_tried_again(tmp_path: Path, mon
     assert len(tried.parameters) == 2
     launcher = tmp_path / "launcher.py"
     launcher.write_text("1")
-    assert Verifier(Store(tmp_path)).trusts(trial._replace(launcher=str(launcher)))
+    assert Verifier(Store(tmp_path)).trusts(trial._replace(launchers=(__file__, str(launcher))))
     launcher.write_text("2")
-    assert Verifier(Store(tmp_path)).trusts(trial._replace(launcher=str(launcher)))
+    assert Verifier(Store(tmp_path)).trusts(trial._replace(launchers=(__file__, str(launcher))))
     assert len(tried.parameters) == 4
     monkeypatch.setattr(verify, "source", lambda name: "another text")
     assert Verifier(Store(tmp_path)).trusts(trial)
@@ -134,11 +71,37 @@ def test_a_changed_source_launcher_or_machine_is_tried_again(tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("mac")
-def test_a_kernel_whose_files_are_gone_is_not_used(tmp_path: Path) -> None:
+def test_a_changed_trial_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own module, and what it takes from others."""
+    code = (
+        "import mlx.core as mx\ncount = 0\ndef error():\n    global count\n    count += 1\n    return mx.array(0.5)\n"
+    )
+    (tmp_path / "some_trial.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("some_trial")
+    trial, common = Tried(0.5).trial._replace(error=module.error), [tmp_path / "a.py", tmp_path / "b.py"]
+    assert {Path(file).stem for file in verify._COMMON} == {"metal_source", "reference", "tolerance"}
+    monkeypatch.setattr(verify, "_COMMON", common)
+    for file in common:
+        file.write_text("1")
+    for count, changed in enumerate([tmp_path / "some_trial.py", *common], 1):
+        for _ in range(2):
+            assert Verifier(Store(tmp_path / "kept")).trusts(trial) and module.count == count
+        changed.write_text(changed.read_text() + "# changed")
+
+
+@pytest.mark.usefixtures("mac")
+def test_a_kernel_whose_files_are_gone_or_damaged_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = Tried(0.5)
     verifier = Verifier(Store(tmp_path))
-    for missing in (tried.trial._replace(sources=("no such file",)), tried.trial._replace(launcher="/no/such/file")):
-        assert len(told(lambda trial=missing: verifier.trusts(trial._replace(kernel=trial.launcher)))) == 1
+    for missing in (
+        tried.trial._replace(sources=("no such file",)),
+        tried.trial._replace(launchers=("/no/such/file",)),
+    ):
+        assert len(told(lambda trial=missing: verifier.trusts(trial._replace(kernel=trial.launchers[0])))) == 1
+    (tmp_path / "router.metal").write_bytes(b"// \xc3\xa9")
+    monkeypatch.setattr("qwen3_mlx.kernels.metal_source.FOLDER", tmp_path)
+    assert len(told(lambda: verifier.trusts(tried.trial))) == 1
     assert not tried.parameters
 
 
@@ -162,20 +125,44 @@ def test_without_metal_nothing_is_tried_and_one_line_says_so(tmp_path: Path) -> 
     assert not tried.parameters and not other.parameters and not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_it_may_be_asked_while_a_graph_is_built() -> None:
-    verifier = Verifier(Store())
-    tried = Tried(0.5)
+def test_it_may_be_asked_while_a_graph_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a router in MLX's operations for the kernel."""
+    verifier, launches = Verifier(Store()), 0
+
+    def route(*, inputs: list[mx.array], template: list[tuple[str, int]], **_: Any) -> list[mx.array]:
+        nonlocal launches
+        launches += 1
+        (logits,), top_k = inputs, dict(template)["TOP_K"]
+        wide = logits.astype(mx.float32)
+        numbers = mx.where(mx.isnan(wide), -mx.inf, wide)
+        chosen = mx.argsort(-numbers, axis=1)[:, :top_k]
+        weights = mx.softmax(mx.take_along_axis(numbers, chosen, axis=1), axis=1)
+        return [chosen, mx.where(mx.any(mx.isnan(wide), axis=1, keepdims=True), mx.nan, weights)]
+
+    monkeypatch.setattr(mx.fast, "metal_kernel", lambda **_: route)
 
     def trusting(x: mx.array) -> mx.array:
-        return x + 1 if verifier.trusts(tried.trial, x.shape) else x
+        return x + 1 if verifier.trusts(ROUTER, mx.bfloat16, 8 * x.size, 2, True, False) else x
 
     seen: list[str] = []
     mx.export_function(lambda info: seen.append(info.get("name", "")), trusting, mx.zeros((3,)))
     assert "Add" in seen
     assert mx.compile(trusting)(mx.zeros((4,))).tolist() == [1.0] * 4
     lazy = trusting(mx.zeros((5,)))
-    assert lazy.tolist() == [1.0] * 5 and len(tried.parameters) == 3
+    assert lazy.tolist() == [1.0] * 5 and launches == 3
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_trial_may_ask_too() -> None:
+    verifier, inner = Verifier(Store()), Tried(0.5, "moe_down")
+
+    def error() -> mx.array:
+        return mx.array(0.0 if verifier.trusts(inner.trial) else 9.0)
+
+    thread = threading.Thread(target=verifier.trusts, args=(Tried(0.5).trial._replace(error=error),), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive() and len(inner.parameters) == 1
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +10,8 @@ import mlx.core as mx
 import pytest
 
 import qwen3_mlx
-from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import QuantSpec
-from qwen3_mlx.convert import convert
-from qwen3_mlx.engine.row import Row
-from qwen3_mlx.engine.runner import Runner
 from qwen3_mlx.kernels import Kernels, resolve, verify
 from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 from qwen3_mlx.kernels.moe_trials import DOWN, GATE_UP, ROUTER
@@ -30,10 +24,10 @@ from qwen3_mlx.weights import load_model
 from . import emulator
 from .emulator import standin
 from .test_emulator import _compiler  # noqa: F401
+from .wrong import swapping, told
 
 DEMO_MOE = Path(qwen3_mlx.__file__).parent / "demo" / "moe"
 LAYERS = 4
-QUESTION = "How many e are in nevertheless?"
 STEP = ["qwen3_router", "qwen3_moe_gate_up", "qwen3_moe_down"]
 
 
@@ -45,45 +39,6 @@ def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
 def stock_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """``emulate`` with the same policy and none of our kernels, until the test ends."""
     monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda _: on_stock("emulate"))
-
-
-class Answer(NamedTuple):
-    thought: str
-    text: str
-    tokens: int
-
-
-def answer(folder: Path, max_tokens: int) -> Answer:
-    with Qwen3.load(folder, kernels="emulate") as q:
-        done = q.generate(QUESTION, params=SamplingParams(temperature=0, max_tokens=max_tokens))
-    return Answer(done.reasoning_content or "", done.content or "", done.usage.completion_tokens)
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_the_demo_answers_as_without_kernels(bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert(DEMO_MOE, tmp_path / "packed", bits=bits)
-    steps: list[Row] = []
-    decode = Runner.decode
-
-    def counted(self: Runner, row: Row) -> None:
-        steps.append(row)
-        decode(self, row)
-
-    monkeypatch.setattr(Runner, "decode", counted)
-    answer(tmp_path / "packed", 2)  # the kernels are tried here
-    steps.clear()
-    with emulator.recording() as reports:
-        ours = answer(tmp_path / "packed", 160)
-    assert 40 <= ours.tokens <= len(steps) + 1
-    # The prompt is too long for the expert kernels: its one pass is the router's alone.
-    per_kernel = LAYERS * len(steps)
-    assert Counter(report.kernel for report in reports) == dict(
-        zip(STEP, (per_kernel + LAYERS, per_kernel, per_kernel), strict=True)
-    )
-    stock_only(monkeypatch)
-    with emulator.recording() as reports:
-        assert answer(tmp_path / "packed", 160) == ours
-    assert not reports
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +62,8 @@ def test_launches_by_the_number_of_tokens(demo: tuple[Model, Any]) -> None:
     tokens = [100 + 7 * i for i in range(12)]
     logits(demo, tokens, 11), logits(demo, tokens, 4)  # the kernels are tried here: few experts and many
     for held, expected in ((11, STEP), (9, STEP), (4, STEP), (3, STEP[:1]), (0, STEP[:1])):
-        assert logits(demo, tokens, held)[1] == expected * LAYERS, held
+        layer = ["qwen3_norm_rope", *expected]
+        assert logits(demo, tokens, held)[1] == ["qwen3_norm_rope_table", *layer * LAYERS], held
 
 
 def test_logits_are_as_near_to_float32_as_those_of_stock(
@@ -170,18 +126,6 @@ def test_the_trial_of_a_released_size(trial: Trial) -> None:
 # -- kernels that are wrong --------------------------------------------------------------------------------------------
 
 
-def swapping(kernel: str, written: str, broken: str) -> Any:
-    """A ``metal_kernel`` that gets one kernel's source wrong."""
-
-    def make(**given: Any) -> Any:
-        if given["name"] == f"qwen3_{kernel}":
-            assert written in given["source"] + given.get("header", "")
-            given = {**given, **{k: given[k].replace(written, broken) for k in ("source", "header")}}
-        return emulator.metal_kernel(**given)
-
-    return make
-
-
 class Block(NamedTuple):
     """Inputs of a MoE block, and its weights."""
 
@@ -204,16 +148,6 @@ def block(rows: int = 3) -> Block:
         return QuantizedSwitchLinear(weight, scales, biases, QuantSpec(4, 64))
 
     return Block(draw(rows, 256), draw(rows, 4), packed(256, 256), packed(256, 128))
-
-
-def told(kernels: Kernels, given: Block, times: int = 3) -> tuple[mx.array, list[str], list[str]]:
-    """The result, the warnings, and the launches of the last time."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(times):
-            with emulator.recording() as reports:
-                out = given.run(kernels)
-    return out, [str(w.message) for w in caught], [report.kernel for report in reports]
 
 
 WRONG = [

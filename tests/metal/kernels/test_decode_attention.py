@@ -210,6 +210,18 @@ def test_a_query_of_nan_gives_nan() -> None:
     assert out[:, 3].all() and out.sum() == 2 * layout.head_dim
 
 
+def test_rows_of_another_shape_are_refused() -> None:
+    layout = Layout(4, 64)
+    queries, histories = case(layout, [9])
+    rows, lengths = segment(histories)
+    for wrong in (rows[..., :-1], rows[:, :, :0], mx.concatenate([rows, rows], axis=1)):
+        with pytest.raises(AssertionError):
+            run(queries, histories, layout, [Segment(rows, lengths), Segment(wrong, lengths)])
+    for bits, group in ((4, 64), (8, 32)):
+        with pytest.raises(AssertionError):
+            attend(queries, [Segment(rows, lengths)], layout.scale, [9], bits, group)
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_keys_and_values_are_read_once(bits: int) -> None:
     layout = Layout(8, bits=bits)

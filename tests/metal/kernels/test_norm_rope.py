@@ -13,7 +13,8 @@ import qwen3_mlx
 from qwen3_mlx.config import ModelConfig, RopeConfig
 from qwen3_mlx.kernels import norm_rope as kernels
 from qwen3_mlx.kernels import packed_rows, reference, stock
-from qwen3_mlx.kernels.norm_rope import Norms, norm_rope, norm_rope_pack
+from qwen3_mlx.kernels.norm_rope import norm_rope, norm_rope_pack
+from qwen3_mlx.kernels.reference import Norms
 from qwen3_mlx.model.rope import frequencies
 
 from .. import emulator
@@ -69,16 +70,17 @@ def case(sizes: Sizes, seed: int = 0) -> Case:
         return mx.array(rng.standard_normal(shape).astype(np.float32)).astype(sizes.dtype)
 
     width = (sizes.q_heads + 2 * sizes.kv_heads) * sizes.head_dim
-    norms = Norms(array(sizes.head_dim) + 1, array(sizes.head_dim) + 1, EPS)
+    weights = array(sizes.head_dim) + 1, array(sizes.head_dim) + 1
+    norms = reference.norms(*weights, EPS, sizes.q_heads, sizes.kv_heads)
     return Case(sizes, array(len(sizes.offsets), sizes.length, width), norms, mx.array(sizes.offsets, dtype=mx.int32))
 
 
 def run(c: Case) -> Result:
     s = c.sizes
-    table = kernels.rotation(kernels.turns(frequencies(s.rope, s.head_dim)), c.offsets, c.x.shape[1])
+    table = kernels.rotation(frequencies(s.rope, s.head_dim).turns, c.offsets, c.x.shape[1])
     if s.bits is None:
-        return Result(*norm_rope(c.x, c.norms, table, s.q_heads))
-    queries, rows = norm_rope_pack(c.x, c.norms, table, s.q_heads, s.bits, s.group)
+        return Result(*norm_rope(c.x, c.norms, table))
+    queries, rows = norm_rope_pack(c.x, c.norms, table, s.bits, s.group)
     return Result(queries, rows=rows)
 
 
@@ -207,7 +209,7 @@ def test_the_table_is_exact_at_any_position(rope: RopeConfig, offsets: tuple[int
     head_dim = 64 if rope.theta == 1e4 else 128
     inverse = np.array(frequencies(rope, head_dim).signed, np.float64)[head_dim // 2 :]
     with emulator.using(instrumented=True, jitter_ulps=4):
-        table = kernels.rotation(kernels.turns(frequencies(rope, head_dim)), mx.array(offsets, dtype=mx.int32), 33)
+        table = kernels.rotation(frequencies(rope, head_dim).turns, mx.array(offsets, dtype=mx.int32), 33)
     assert table.shape == (len(offsets), 33, head_dim) and table.dtype == mx.float32
     angles = (np.array(offsets)[:, None] + np.arange(33))[..., None] * inverse
     want = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
@@ -220,7 +222,7 @@ def test_angles_are_nearer_than_those_of_mlx() -> None:
     rotary, start = frequencies(YARN, 128), 131_008
     inverse = np.array(rotary.signed, np.float64)[64:]
     angles = (start + np.arange(64))[:, None] * inverse
-    table = wide(kernels.rotation(kernels.turns(rotary), mx.array([start], dtype=mx.int32), 64)[0])
+    table = wide(kernels.rotation(rotary.turns, mx.array([start], dtype=mx.int32), 64)[0])
     unit = mx.broadcast_to(mx.array([1.0] * 64 + [0.0] * 64), (1, 1, 64, 128))
     options: dict[str, Any] = {"traditional": False, "base": None, "scale": 1.0, "freqs": rotary.periods}
     theirs = wide(mx.fast.rope(unit, 128, offset=start, **options)[0, 0])
@@ -353,12 +355,7 @@ def rms(errors: np.ndarray) -> float:
 def test_the_error_is_not_above_that_of_stock_mlx() -> None:
     c = case(Sizes(8, 2, 128, 8, 64, offsets=(77,), length=33))
     s, want, result = c.sizes, expected(c), run(c)
-    heads = mx.swapaxes(mx.unflatten(c.x, -1, (-1, 128)), 1, 2)
-    queries, keys = mx.split(heads[:, :10], [8], axis=1)
-    angles = stock.rotation(frequencies(s.rope, 128), 77, 33)
-    queries, keys = (
-        stock.norm_rope(part, weight, EPS, angles) for part, weight in ((queries, c.norms[0]), (keys, c.norms[1]))
-    )
+    queries, (keys, _) = stock.norm_rope(c.x, c.norms, stock.rotation(frequencies(s.rope, 128), 77, 33), None)
     codes, *ends = mx.quantize(keys, group_size=64, bits=8)
     theirs = mx.dequantize(codes, *(end.astype(mx.float32) for end in ends), group_size=64, bits=8)
     assert result.rows is not None
@@ -377,16 +374,15 @@ def test_the_demo_model(bits: int | None) -> None:
     layer, dim = "model.layers.0.self_attn.", config.head_dim
     tokens = tensors["model.embed_tokens.weight"][100:105].astype(mx.float32) * 30
     weight = mx.concatenate([tensors[f"{layer}{part}_proj.weight"] for part in "qkv"]).astype(mx.float32)
-    norms = [tensors[f"{layer}{part}_norm.weight"].astype(mx.bfloat16) for part in "qk"]
+    weights = [tensors[f"{layer}{part}_norm.weight"].astype(mx.bfloat16) for part in "qk"]
+    norms = reference.norms(*weights, config.rms_norm_eps, config.num_attention_heads, config.num_key_value_heads)
     sizes = Sizes(config.num_attention_heads, config.num_key_value_heads, dim, bits, rope=config.rope, offsets=(7,))
     x = (tokens @ weight.T).astype(mx.bfloat16)[None]
-    c = Case(sizes._replace(length=5), x, Norms(*norms, config.rms_norm_eps), mx.array([7], dtype=mx.int32))
+    c = Case(sizes._replace(length=5), x, norms, mx.array([7], dtype=mx.int32))
     result = run(c)
     hold_to_the_rule(c, result)
-    # As the reference has it: one weight for each query and key head.
-    heads = mx.swapaxes(mx.unflatten(x, -1, (-1, dim)), 1, 2).astype(mx.float32)[:, : sizes.q_heads]
     angles = reference.rotation(frequencies(config.rope, dim), 7, 5)
-    want = reference.norm_rope(heads, norms[0].astype(mx.float32), config.rms_norm_eps, angles)
+    want, _ = reference.norm_rope(x.astype(mx.float32), norms, angles, None)
     assert mx.allclose(result.queries, want, rtol=2.0**-8, atol=1e-4)
 
 
