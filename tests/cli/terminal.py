@@ -67,6 +67,15 @@ class Terminal:
                 raise AssertionError(f"none of {texts} appeared; on the screen: {self.text[-2000:]!r}")
         self._searched = min(ends)
 
+    def press_until(self, keys: str, text: str, timeout: float = 60.0) -> None:
+        """Press ``keys``, every two seconds again, until ``text`` appears, as an impatient user would."""
+        deadline = time.monotonic() + timeout
+        while text.encode() not in self.seen[self._searched :]:
+            assert time.monotonic() < deadline, f"{text!r} did not appear; on the screen: {self.text[-2000:]!r}"
+            self.press(keys)
+            self._read(time.monotonic() + 2)
+        self.wait_for(text)
+
     def wait_exit(self, timeout: float = 60.0) -> int:
         """Read to the end; the exit status."""
         deadline = time.monotonic() + timeout

@@ -85,9 +85,9 @@ def test_chat_live_markdown_and_interruption(tmp_path: Path) -> None:
         terminal.wait_for("[stopped]")
         terminal.wait_for("> ")
         terminal.press("half a line")
-        terminal.wait_for("half a line")  # input() overlooks a signal that comes while it is not waiting for keys
-        terminal.press(CTRL_C)
-        terminal.wait_for("Ctrl-D or /exit leaves")
+        terminal.wait_for("half a line")
+        # input() overlooks a signal that comes while it is not waiting for keys.
+        terminal.press_until(CTRL_C, "Ctrl-D or /exit leaves")
         terminal.wait_for("> ")
         terminal.type_line("two\\")
         terminal.wait_for(". ")
