@@ -10,8 +10,9 @@ import contextlib
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -25,6 +26,12 @@ PIPE_CLOSED = 141
 def run(command: click.Command, name: str, args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status. ``name`` is what the usage line calls the program."""
     prepare_streams()
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _run(command, name, args)
+
+
+def _run(command: click.Command, name: str, args: Sequence[str] | None) -> int:
     try:
         with command.make_context(name, list(sys.argv[1:] if args is None else args)) as context:
             command.invoke(context)
@@ -56,8 +63,17 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
 
 def show_error(message: str) -> None:
     """One line on stderr, whatever the message holds."""
+    _show("error", message)
+
+
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning as a user reads it: without the line of our source that gave it."""
+    _show("warning", str(message))
+
+
+def _show(kind: str, message: str) -> None:
     with contextlib.suppress(OSError):  # stderr may be full or gone: the exit status still tells
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"{kind}: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _usage_message(error: click.ClickException) -> str:
