@@ -10,16 +10,13 @@ import mlx.core as mx
 from . import decode_attention, norm_rope
 from .attention_trials import ATTENTION, NORM_ROPE, PACK, TABLE
 from .decode_attention import Segment
+from .metal_source import in_constant
 from .reference import Frequencies, Norms
 from .verify import Trusts
 from .views import Entry, PackedView, Packing, View
 
 if TYPE_CHECKING:
     from .dispatch import Kernels
-
-# MLX passes arrays of fewer values in Metal's `constant` space: other instantiations of the kernels that read an offset
-# or a length of each row.
-_FEW = 8
 
 
 class Attention:
@@ -54,7 +51,7 @@ class Attention:
         ):
             return False
         shape = (dtype, norms.q_heads, heads - norms.q_heads, head_dim)
-        return self._trusts(TABLE, head_dim // 2, qkv.shape[0] < _FEW) and (
+        return self._trusts(TABLE, head_dim // 2, in_constant(qkv.shape[0])) and (
             self._trusts(NORM_ROPE, *shape) if packing is None else self._trusts(PACK, *shape, *packing)
         )
 
@@ -74,7 +71,7 @@ class Attention:
             return False
         sharing = heads // kv_heads
         split = view.length > decode_attention.block_size(sharing, view.packing.bits)
-        return self._trusts(ATTENTION, dtype, sharing, head_dim, *view.packing, split, batch < _FEW)
+        return self._trusts(ATTENTION, dtype, sharing, head_dim, *view.packing, split, in_constant(batch))
 
 
 class Rotation:

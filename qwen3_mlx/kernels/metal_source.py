@@ -35,3 +35,8 @@ def build(factory: Any, name: str, inputs: Sequence[str], outputs: Sequence[str]
 def factory() -> Any:
     """What makes kernels now: MLX's ``metal_kernel``, or a test's stand-in."""
     return mx.fast.metal_kernel
+
+
+def in_constant(size: int) -> bool:
+    """Whether MLX passes so many values in Metal's ``constant`` space: another instantiation of a kernel."""
+    return size < 8

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from . import experts as kernels
 from . import reference, router
+from .metal_source import in_constant
 from .moe_trials import DOWN, GATE_UP, ROUTER
 from .reference import Experts, Packed
 from .verify import Trusts
@@ -25,7 +26,7 @@ class MoE:
         """:func:`reference.route`; the kernel's experts come best first."""
         experts, dtype = logits.shape[1], logits.dtype
         if router.supported(experts, top_k, dtype) and self._trusts(
-            ROUTER, dtype, experts, top_k, normalise, in_constant(logits)
+            ROUTER, dtype, experts, top_k, normalise, in_constant(logits.size)
         ):
             return router.route(logits, top_k, normalise)
         return reference.route(logits, top_k, normalise)
@@ -41,7 +42,7 @@ class MoE:
 
     def _takes(self, x: mx.array, experts: mx.array, gate_up: Packed, down: Packed) -> bool:
         (rows, hidden), top_k, dtype = x.shape, experts.shape[1], x.dtype
-        inner, few = gate_up.weight.shape[1] // 2, in_constant(experts)
+        inner, few = gate_up.weight.shape[1] // 2, in_constant(experts.size)
         for trial, stack in ((GATE_UP, gate_up), (DOWN, down)):
             bits, group_size = stack.bits, stack.group_size
             if not (
@@ -51,8 +52,3 @@ class MoE:
             ):
                 return False
         return True
-
-
-def in_constant(array: mx.array) -> bool:
-    """Whether MLX passes an input in Metal's ``constant`` space: another instantiation of the kernel."""
-    return array.size < 8
