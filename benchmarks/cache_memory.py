@@ -18,7 +18,7 @@ from unittest import mock
 
 import mlx.core as mx
 
-from qwen3_mlx.kernels import DenseView, PackedView, Packing, View, packed_rows, stock
+from qwen3_mlx.kernels import DenseView, Lengths, PackedView, Packing, View, packed_rows, stock
 
 LAYERS, Q_HEADS, KV_HEADS, WIDTH = 36, 32, 8, 128
 LENGTHS = {"a step": 1, "512 tokens of a prompt": 512}
@@ -44,11 +44,11 @@ def view(context: int, bits: int | None) -> View:
     if bits is None:
         keys, values = (mx.zeros((1, KV_HEADS, context, WIDTH), mx.bfloat16) for _ in range(2))
         mx.eval(keys, values)
-        return DenseView(keys, values, context)
+        return DenseView(keys, values, Lengths((context,)))
     packing = Packing(bits, 64)
     rows = mx.zeros((1, KV_HEADS, context, 2 * packed_rows.words(WIDTH, *packing)), mx.uint32)
     mx.eval(rows)
-    return PackedView(rows, context, packing)
+    return PackedView(rows, Lengths((context,)), packing)
 
 
 def peak(context: int, length: int, bits: int | None) -> Peak:

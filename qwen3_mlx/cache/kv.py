@@ -1,8 +1,8 @@
 """The key/value cache: contiguous rows that grow, in full precision or packed to 8 or 4 bits.
 
-A batch of rows shares the buffers of a layer and one length; a single sequence is a batch of one. A layer of the model
-only ever sees ``packing``, which says what to make of new keys and values, and ``append(entry) -> view``: what entries
-and views hold is between this file and the kernels.
+A batch of rows shares the buffers of a layer; each row has a length of its own. A layer of the model only ever sees
+``packing``, which says what to make of new keys and values, and ``append(entry) -> view``: what entries and views hold
+is between this file and the kernels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ..config import ModelConfig
 from ..errors import InvalidRequest
-from ..kernels import DenseView, Entry, Kernels, PackedView, Packing, View, resolve
+from ..kernels import DenseView, Entry, Kernels, Lengths, PackedView, Packing, View, resolve
 
 STEP = 256  # positions: capacities are multiples of it
 
@@ -27,7 +27,7 @@ def grown(capacity: int, needed: int) -> int:
 
 
 class KVCache:
-    """Keys and values of all layers for ``batch`` rows of equal length."""
+    """Keys and values of all layers for ``batch`` rows."""
 
     def __init__(
         self,
@@ -42,17 +42,24 @@ class KVCache:
 
         Raises :class:`InvalidRequest` for another number of bits, or heads that do not divide into groups.
         """
-        kernels = kernels or resolve()
-        start = _SharedStart(kernels)
-        shape = (batch, config.num_key_value_heads)
         packing = None if kv_bits is None else Packing(kv_bits, kv_group_size(config.head_dim, kv_bits))
-        self.layers = [Layer(shape, dtype, packing, kernels, start) for _ in range(config.num_hidden_layers)]
-        self.batch = batch
+        pace, empty = _Pace(kernels or resolve()), Lengths((0,) * batch)
+        self.layers = [Layer(empty, dtype, packing, pace) for _ in range(config.num_hidden_layers)]
+
+    @property
+    def lengths(self) -> Lengths:
+        """Tokens held by each row, the position of its next one."""
+        return self.layers[-1].lengths
+
+    @property
+    def batch(self) -> int:
+        return len(self.lengths.each)
 
     @property
     def offset(self) -> int:
-        """Tokens held, the position of the next one."""
-        return self.layers[-1].offset
+        """Tokens held by each of rows of equal length."""
+        assert self.lengths.equal, f"rows of different lengths: {self.lengths.each}"
+        return self.lengths.most
 
     @property
     def capacity(self) -> int:
@@ -70,10 +77,47 @@ class KVCache:
         return [buffer for layer in self.layers for buffer in layer.buffers]
 
     def trim(self, count: int) -> None:
-        """Forget the last ``count`` tokens; their memory is kept for the next ones."""
-        assert 0 <= count <= self.offset, f"cannot trim {count} of {self.offset} tokens"
+        """Forget the last ``count`` tokens of every row; their memory is kept for the next ones."""
+        assert 0 <= count <= min(self.lengths.each), f"cannot trim {count} of {self.lengths.each} tokens"
+        self._hold(self.lengths.plus(-count))
+
+    def row(self, index: int) -> KVCache:
+        """A copy of one row, a cache of its own."""
+        one, length = object.__new__(KVCache), self.lengths.each[index]
+        one.layers = [layer.fresh() for layer in self.layers]
+        for ours, its in zip(self.layers, one.layers, strict=True):
+            its.put(None, [buffer[index : index + 1, :, :length] for buffer in ours.buffers], length)
+        one._hold(Lengths((length,)))
+        return one
+
+    def put(self, index: int, other: KVCache) -> None:
+        """Replace a row by the only one of ``other``, a cache of the same kind."""
+        length = other.offset
+        for ours, its in zip(self.layers, other.layers, strict=True):
+            ours.put(index, [buffer[:, :, :length] for buffer in its.buffers], length)
+        each = self.lengths.each
+        self._hold(Lengths((*each[:index], length, *each[index + 1 :])))
+
+    def clear(self, indices: Sequence[int]) -> None:
+        """Empty these rows; they are kept and grow with the others."""
+        gone = set(indices)
+        self._hold(Lengths(tuple(0 if i in gone else length for i, length in enumerate(self.lengths.each))))
+
+    def arrange(self, rows: Sequence[int | None]) -> None:
+        """Have these rows, in this order, and empty ones for ``None``. Copies layer by layer: at most one is held
+        twice."""
+        each = self.lengths.each
+        lengths = Lengths(tuple(0 if row is None else each[row] for row in rows))
+        order = mx.array([row or 0 for row in rows])
+        capacity = min(grown(0, lengths.most), self.capacity)
         for layer in self.layers:
-            layer.offset -= count
+            layer.buffers = [mx.take(buffer[:, :, :capacity], order, axis=0) for buffer in layer.buffers]
+            mx.eval(layer.buffers)
+        self._hold(lengths)
+
+    def _hold(self, lengths: Lengths) -> None:
+        for layer in self.layers:
+            layer.lengths = lengths
 
 
 class Uncached:
@@ -83,7 +127,8 @@ class Uncached:
 
     def append(self, entry: Entry) -> View:
         """The view holds this and nothing before."""
-        return _view(entry, entry[0].shape[2], self.packing)
+        batch, _, length, _ = entry[0].shape
+        return _view(entry, Lengths((length,) * batch), self.packing)
 
 
 def kv_group_size(head_dim: int, kv_bits: int) -> int:
@@ -96,65 +141,80 @@ def kv_group_size(head_dim: int, kv_bits: int) -> int:
     raise InvalidRequest(f"the cache of a model with heads of {head_dim} values cannot be packed", param="kv_bits")
 
 
-class _SharedStart:
-    """The position to write at, in the kernels' form: the same for every layer of a step, so made once."""
+class _Pace:
+    """Where a step writes and how long rows are after it: the same for every layer, so made once."""
 
     def __init__(self, kernels: Kernels) -> None:
-        self.make = kernels.start
-        self.offset = -1
-        self.value: Any = None
+        self.write = kernels.write
+        self._start = kernels.start
+        self._before: Lengths | None = None
+        self._count = 0
+        self._made: tuple[Any, Lengths]
 
-    def at(self, offset: int) -> Any:
-        if offset != self.offset:
-            self.offset, self.value = offset, self.make(offset)
-        return self.value
+    def step(self, before: Lengths, count: int) -> tuple[Any, Lengths]:
+        """Where ``count`` new tokens go, in the kernels' form, and the lengths with them."""
+        if before is not self._before or count != self._count:
+            self._before, self._count = before, count
+            self._made = self._start(before), before.plus(count)
+        return self._made
 
 
 class Layer:
     """One layer's keys and values, as ``norm_rope`` makes them for its packing."""
 
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        dtype: mx.Dtype | None,
-        packing: Packing | None,
-        kernels: Kernels,
-        start: _SharedStart,
-    ) -> None:
-        self.shape, self.dtype, self.packing = shape, dtype, packing
-        self.write, self.start = kernels.write, start
+    def __init__(self, lengths: Lengths, dtype: mx.Dtype | None, packing: Packing | None, pace: _Pace) -> None:
+        self.lengths, self.dtype, self.packing, self.pace = lengths, dtype, packing, pace
         self.buffers: list[mx.array] = []
-        self.offset = 0
-        self.capacity = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.buffers[0].shape[2] if self.buffers else 0
+
+    def fresh(self) -> Layer:
+        """An empty layer of one row of the same kind."""
+        return Layer(Lengths((0,)), self.dtype, self.packing, self.pace)
 
     def append(self, entry: Entry) -> View:
         """Add arrays ``[batch, kv_heads, length, ...]``; the view holds all so far."""
-        offset = self.offset
-        end = offset + entry[0].shape[2]
-        if end > self.capacity:
-            self._grow(end, entry)
-        start, write = self.start.at(offset), self.write
+        start, after = self.pace.step(self.lengths, entry[0].shape[2])
+        if after.most > self.capacity:
+            self._grow(after.most, entry)
+        write = self.pace.write
         self.buffers = [write(buffer, part, start) for buffer, part in zip(self.buffers, entry, strict=True)]
-        self.offset = end
-        return _view(self.buffers, end, self.packing)
+        self.lengths = after
+        return _view(self.buffers, after, self.packing)
+
+    def put(self, index: int | None, parts: Sequence[mx.array], length: int) -> None:
+        """Have ``parts [1, kv_heads, length, ...]`` as row ``index``, or as the only one. Waits until it is done."""
+        if index is None:
+            spare = [(0, 0), (0, 0), (0, grown(0, length) - length), (0, 0)]
+            self.buffers = [mx.contiguous(mx.pad(part, spare)) for part in parts]
+        else:
+            if length > self.capacity:
+                self._grow(length, tuple(self.buffers))
+            at = mx.array([index, 0])
+            self.buffers = [
+                mx.slice_update(buffer, part, at, (0, 2)) for buffer, part in zip(self.buffers, parts, strict=True)
+            ]
+        mx.eval(self.buffers)
 
     def _grow(self, needed: int, like: Entry) -> None:
         """Make room for ``needed`` positions in buffers shaped like ``like`` but for their length."""
-        capacity = grown(self.capacity, needed)
+        filled, capacity = self.lengths.most, grown(self.capacity, needed)
         buffers = []
         for index, part in enumerate(like):
             batch, heads, _, width = part.shape
-            assert (batch, heads) == self.shape, f"rows for {self.shape} (batch, heads), not {(batch, heads)}"
+            assert batch == len(self.lengths.each), f"{batch} rows for a cache of {len(self.lengths.each)}"
             kind = part.dtype if self.dtype is None or self.packing is not None else self.dtype
-            fresh = mx.zeros((batch, heads, capacity - self.offset, width), kind)
-            if self.offset:
-                held = mx.split(self.buffers[index], [self.offset], axis=2)[0]
+            fresh = mx.zeros((batch, heads, capacity - filled, width), kind)
+            if filled:
+                held = mx.split(self.buffers[index], [filled], axis=2)[0]
                 fresh = mx.concatenate([held, fresh], axis=2)
             buffers.append(fresh)
-        self.buffers, self.capacity = buffers, capacity
+        self.buffers = buffers
 
 
-def _view(buffers: Sequence[mx.array], length: int, packing: Packing | None) -> View:
+def _view(buffers: Sequence[mx.array], lengths: Lengths, packing: Packing | None) -> View:
     if packing is None:
-        return DenseView(buffers[0], buffers[1], length)
-    return PackedView(buffers[0], length, packing)
+        return DenseView(buffers[0], buffers[1], lengths)
+    return PackedView(buffers[0], lengths, packing)

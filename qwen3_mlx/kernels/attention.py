@@ -13,7 +13,7 @@ from .decode_attention import Segment
 from .metal_source import in_constant
 from .reference import Frequencies, Norms
 from .verify import Trusts
-from .views import Entry, PackedView, Packing, View
+from .views import Entry, Lengths, PackedView, Packing, View
 
 if TYPE_CHECKING:
     from .dispatch import Kernels
@@ -27,9 +27,9 @@ class Attention:
         self._trusts = trusts
         self._stock = stock
 
-    def rotation(self, frequencies: Frequencies, offset: int, length: int) -> Rotation:
+    def rotation(self, frequencies: Frequencies, offsets: Lengths, length: int) -> Rotation:
         """:func:`reference.rotation`, in whichever form is asked for."""
-        return Rotation(self._stock, frequencies, offset, length)
+        return Rotation(self._stock, frequencies, offsets, length)
 
     def norm_rope(
         self, qkv: mx.array, norms: Norms, rotation: Rotation, packing: Packing | None
@@ -37,7 +37,7 @@ class Attention:
         """:func:`reference.norm_rope`."""
         if not self._turns(qkv, norms, packing):
             return self._stock.norm_rope(qkv, norms, rotation.stock, packing)
-        table = rotation.table(qkv.shape[0])
+        table = rotation.table
         if packing is None:
             queries, *entry = norm_rope.norm_rope(qkv, norms, table)
         else:
@@ -60,9 +60,9 @@ class Attention:
         batch, heads, length, head_dim = queries.shape
         if length > 1 or not isinstance(view, PackedView) or not self._decodes(queries, view):
             return self._stock.attend(queries, view, scale)
-        segment = Segment(view.rows, _lengths(view.length, batch))
+        segment = Segment(view.rows, view.lengths.array)
         one = mx.reshape(queries, (batch, heads, head_dim))
-        out = decode_attention.attend(one, [segment], scale, [view.length] * batch, *view.packing)
+        out = decode_attention.attend(one, [segment], scale, view.lengths.each, *view.packing)
         return mx.reshape(out, queries.shape)
 
     def _decodes(self, queries: mx.array, view: PackedView) -> bool:
@@ -70,7 +70,7 @@ class Attention:
         if not decode_attention.supported(heads, kv_heads, head_dim, *view.packing, dtype):
             return False
         sharing = heads // kv_heads
-        split = view.length > decode_attention.block_size(sharing, view.packing.bits)
+        split = view.lengths.most > decode_attention.block_size(sharing, view.packing.bits)
         return self._trusts(ATTENTION, dtype, sharing, head_dim, *view.packing, split, in_constant(batch))
 
 
@@ -78,25 +78,17 @@ class Rotation:
     """The rotation of one forward pass. Each of its forms is made when it is first asked for, by a layer that has found
     out what takes its shapes, and kept for the others."""
 
-    def __init__(self, stock: Kernels, frequencies: Frequencies, offset: int, length: int) -> None:
+    def __init__(self, stock: Kernels, frequencies: Frequencies, offsets: Lengths, length: int) -> None:
         self._rotation = stock.rotation
-        self._given = frequencies, offset, length
-        self._table: mx.array | None = None
+        self._given = frequencies, offsets, length
 
     @functools.cached_property
     def stock(self) -> Any:
         """That of stock operations."""
         return self._rotation(*self._given)
 
-    def table(self, batch: int) -> mx.array:
-        """:func:`norm_rope.rotation` for the ``batch`` rows of the pass, all at the same position."""
-        if self._table is None:
-            frequencies, offset, length = self._given
-            self._table = norm_rope.rotation(frequencies.turns, mx.array([offset] * batch, mx.int32), length)
-        return self._table
-
-
-@functools.lru_cache(maxsize=4)
-def _lengths(length: int, batch: int) -> mx.array:
-    """``[batch]`` int32, the same for every layer of a step."""
-    return mx.array([length] * batch, mx.int32)
+    @functools.cached_property
+    def table(self) -> mx.array:
+        """:func:`norm_rope.rotation` for the rows of the pass."""
+        frequencies, offsets, length = self._given
+        return norm_rope.rotation(frequencies.turns, offsets.array, length)

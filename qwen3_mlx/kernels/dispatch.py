@@ -14,7 +14,7 @@ from ..errors import InvalidRequest, Unavailable
 from ..types import KernelMode
 from . import reference, stock
 from .reference import Experts, Frequencies, Norms
-from .views import Entry, Packing, View
+from .views import Entry, Lengths, Packing, View
 
 if TYPE_CHECKING:
     from .verify import Trusts
@@ -38,13 +38,13 @@ class Kernels:
     dtype: mx.Dtype | None
     transposed: bool
     rms_norm: Callable[[mx.array, mx.array, float], mx.array]
-    rotation: Callable[[Frequencies, int, int], Any]
+    rotation: Callable[[Frequencies, Lengths, int], Any]
     norm_rope: Callable[[mx.array, Norms, Any, Packing | None], tuple[mx.array, Entry]]
     attend: Callable[[mx.array, View, float], mx.array]
     swiglu: Callable[[mx.array, mx.array], mx.array]
     route: Callable[[mx.array, int, bool], tuple[mx.array, mx.array]]
     moe_swiglu: Callable[[mx.array, mx.array, mx.array, Experts, Experts], mx.array]
-    start: Callable[[int], Any]
+    start: Callable[[Lengths], Any]
     write: Callable[[mx.array, mx.array, Any], mx.array]
 
 

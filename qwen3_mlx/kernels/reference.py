@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from .views import DenseView, Entry, Packing, View, entry, filled, unpacked
+from .views import DenseView, Entry, Lengths, Packing, View, entry, filled, unpacked
 
 # Pairs of a token and an expert from which sorting them by expert pays: each expert's weights are then read once.
 SORT_FROM = 64
@@ -97,8 +97,9 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
 
 
 class Rotation(NamedTuple):
-    """Rotary embedding at the positions of one forward pass: ``cos``, ``sin [length, head_dim]``, the first half of
-    ``sin`` negated; ``swap [head_dim]`` exchanges the halves of a head."""
+    """Rotary embedding at the positions of one forward pass: ``cos``, ``sin [length, head_dim]``, or ``[batch, 1,
+    length, head_dim]`` where rows differ, the first half of ``sin`` negated; ``swap [head_dim]`` exchanges the halves
+    of a head."""
 
     cos: mx.array
     sin: mx.array
@@ -111,9 +112,13 @@ def _swap(width: int) -> mx.array:
     return mx.array([*range(half, width), *range(half)])
 
 
-def rotation(frequencies: Frequencies, offset: int, length: int) -> Rotation:
-    """The rotation at positions ``offset ... offset + length - 1``, made once for all layers."""
-    if length == 1:
+def rotation(frequencies: Frequencies, offsets: Lengths, length: int) -> Rotation:
+    """The rotation at the ``length`` positions of each row from its offset on, made once for all layers."""
+    offset = offsets.most
+    if not offsets.equal:
+        positions = mx.add(offsets.array[:, None, None, None], mx.arange(length)[:, None])
+        angles = mx.multiply(positions.astype(mx.float32), frequencies.signed)
+    elif length == 1:
         angles = mx.multiply(frequencies.signed, float(offset))
     else:
         angles = mx.multiply(mx.arange(offset, offset + length, dtype=mx.float32)[:, None], frequencies.signed)
@@ -162,13 +167,16 @@ def attend(queries: mx.array, view: View, scale: float) -> mx.array:
     ``queries [batch, q_heads, length, head_dim]`` -> the same shape; ``q_heads`` is a multiple of the view's heads.
     """
     dense = view if isinstance(view, DenseView) else unpacked(view, queries.shape[-1], queries.dtype)
-    keys, values = filled(dense.keys, dense.length), filled(dense.values, dense.length)
+    most, equal = dense.lengths.most, dense.lengths.equal
+    keys, values = filled(dense.keys, most), filled(dense.values, most)
     queries = mx.multiply(queries, _constant(scale, queries.dtype))
     length = queries.shape[2]
     if length == 1:
-        return _attend_block(queries, mx.swapaxes(keys, 2, 3), values, None)
+        mask = None if equal else dense.lengths.mask.astype(queries.dtype)
+        return _attend_block(queries, mx.swapaxes(keys, 2, 3), values, mask)
+    assert equal, "several tokens of rows that differ in length"
     # In blocks of queries, each against the keys it may see: half the work, and never all scores at once.
-    columns, past = mx.contiguous(mx.swapaxes(keys, 2, 3)), dense.length - length
+    columns, past = mx.contiguous(mx.swapaxes(keys, 2, 3)), most - length
     blocks = []
     for first in range(0, length, BLOCK):
         last = min(first + BLOCK, length)
@@ -180,14 +188,16 @@ def attend(queries: mx.array, view: View, scale: float) -> mx.array:
 
 
 def _attend_block(queries: mx.array, columns: mx.array, values: mx.array, mask: mx.array | None) -> mx.array:
-    """Scaled queries against ``columns [batch, kv_heads, head_dim, keys]``; ``mask [length, keys]`` is added."""
+    """Scaled queries against ``columns [batch, kv_heads, head_dim, keys]``; ``mask [length, keys]``, or ``[batch, 1,
+    length, keys]``, is added."""
     batch, heads, length, width = queries.shape
     kv_heads = values.shape[1]
     # The query heads that share a key head are rows of one matrix: nothing is broadcast.
     scores = mx.matmul(mx.reshape(queries, (batch, kv_heads, -1, width)), columns)
     if mask is not None:
-        scores = mx.add(mx.reshape(scores, (batch, kv_heads, -1, *mask.shape)), mask)
-        scores = mx.reshape(scores, (batch, kv_heads, -1, mask.shape[1]))
+        if length > 1:
+            scores = mx.reshape(scores, (batch, kv_heads, -1, *mask.shape))
+        scores = mx.reshape(mx.add(scores, mask), (batch, kv_heads, -1, mask.shape[-1]))
     weights = mx.softmax(scores, axis=-1, precise=True)
     return mx.reshape(mx.matmul(weights, values), (batch, heads, length, width))
 
@@ -240,12 +250,16 @@ def moe_swiglu(
     return mx.squeeze(mx.matmul(mx.expand_dims(weights.astype(out.dtype), 1), out), 1)
 
 
-def start(offset: int) -> mx.array:
-    """The position at which a step writes to the cache, in the form ``write`` takes; one for all layers."""
-    return mx.array([offset])
+def start(offsets: Lengths) -> mx.array:
+    """The position at which each row of a step is written to the cache, in the form ``write`` takes; one for all
+    layers."""
+    return mx.array([offsets.most]) if offsets.equal else offsets.array[:, None, None, None]
 
 
 def write(buffer: mx.array, new: mx.array, start: mx.array) -> mx.array:
-    """``buffer [batch, heads, capacity, ...]`` with ``new [batch, heads, length, ...]`` at the start position; in
-    place when nothing else holds the buffer."""
-    return mx.slice_update(buffer, new, start, (2,))
+    """``buffer [batch, heads, capacity, width]`` with ``new [batch, heads, length, width]`` from the start position on
+    (``length`` is 1 where rows have positions of their own); in place when nothing else holds the buffer."""
+    if start.ndim == 1:
+        return mx.slice_update(buffer, new, start, (2,))
+    assert new.shape[2] == 1, "several tokens of rows that differ in length"
+    return mx.put_along_axis(buffer, start, new, axis=2)

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from . import reference
 from .reference import Frequencies, Norms
-from .views import DenseView, Entry, PackedView, Packing, View, filled, unpacked
+from .views import DenseView, Entry, Lengths, PackedView, Packing, View, filled, unpacked
 
 # Tokens times heads of a packed cache that are unpacked at a time: 16 MB of keys and values in bf16.
 UNPACKED = 32768
@@ -19,7 +19,7 @@ class Rotation(NamedTuple):
     """What ``mx.fast.rope`` needs at the positions of one forward pass."""
 
     periods: mx.array
-    offset: int
+    offset: int | mx.array
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
@@ -27,9 +27,9 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     return mx.fast.rms_norm(x, weight, eps)
 
 
-def rotation(frequencies: Frequencies, offset: int, length: int) -> Rotation:
+def rotation(frequencies: Frequencies, offsets: Lengths, length: int) -> Rotation:
     """:func:`reference.rotation`; each layer's ``rope`` computes its own sines."""
-    return Rotation(frequencies.periods, offset)
+    return Rotation(frequencies.periods, offsets.most if offsets.equal else offsets.array)
 
 
 def norm_rope(qkv: mx.array, norms: Norms, rotation: Rotation, packing: Packing | None) -> tuple[mx.array, Entry]:
@@ -48,22 +48,25 @@ def attend(queries: mx.array, view: View, scale: float) -> mx.array:
     if isinstance(view, DenseView):
         return _attend_dense(queries, view, scale)
     kv_heads = view.rows.shape[1]
-    at_once = min(max(UNPACKED // view.length, 1), kv_heads)
+    at_once = min(max(UNPACKED // view.lengths.most, 1), kv_heads)
     parts: list[mx.array] = []
     for first in range(0, kv_heads, at_once):
         last = min(first + at_once, kv_heads)
         rows = view.rows[:, first:last]
         if parts:
             (rows,) = mx.depends([rows], parts[-1:])  # one after the other, so that each can have the last one's memory
-        some = unpacked(PackedView(rows, view.length, view.packing), queries.shape[3], queries.dtype)
+        some = unpacked(view._replace(rows=rows), queries.shape[3], queries.dtype)
         sharing = queries.shape[1] // kv_heads
         parts.append(_attend_dense(queries[:, first * sharing : last * sharing], some, scale))
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
 
 def _attend_dense(queries: mx.array, view: DenseView, scale: float) -> mx.array:
-    keys, values = filled(view.keys, view.length), filled(view.values, view.length)
-    mask = "causal" if queries.shape[2] > 1 else None
+    keys, values = filled(view.keys, view.lengths.most), filled(view.values, view.lengths.most)
+    mask: str | mx.array | None = "causal" if queries.shape[2] > 1 else None
+    if not view.lengths.equal:
+        assert mask is None, "several tokens of rows that differ in length"
+        mask = view.lengths.seen
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
 
 
@@ -73,12 +76,14 @@ def compiled_swiglu() -> reference.Activation:
     return mx.compile(reference.swiglu, shapeless=True)
 
 
-def start(offset: int) -> int:
-    """:func:`reference.start`."""
-    return offset
+def start(offsets: Lengths) -> int | mx.array:
+    """:func:`reference.start`; a position that all rows share is one the device need not compute."""
+    return offsets.most if offsets.equal else reference.start(offsets)
 
 
-def write(buffer: mx.array, new: mx.array, start: int) -> mx.array:
-    """:func:`reference.write` at a position the device need not compute."""
+def write(buffer: mx.array, new: mx.array, start: int | mx.array) -> mx.array:
+    """:func:`reference.write`."""
+    if isinstance(start, mx.array):
+        return reference.write(buffer, new, start)
     buffer[:, :, start : start + new.shape[2]] = new
     return buffer

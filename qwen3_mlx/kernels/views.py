@@ -3,6 +3,8 @@ kernels look inside."""
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -17,25 +19,58 @@ class Packing(NamedTuple):
     group_size: int
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """How many positions of each row of a buffer are filled. What kernels make of it is kept for the other layers."""
+
+    each: tuple[int, ...]
+
+    @functools.cached_property
+    def most(self) -> int:
+        return max(self.each)
+
+    @functools.cached_property
+    def equal(self) -> bool:
+        return min(self.each) == self.most
+
+    @functools.cached_property
+    def array(self) -> mx.array:
+        """``[batch]`` int32."""
+        return mx.array(self.each, mx.int32)
+
+    @functools.cached_property
+    def seen(self) -> mx.array:
+        """Whether a position is filled, ``[batch, 1, 1, most]``."""
+        return mx.arange(self.most) < self.array[:, None, None, None]
+
+    @functools.cached_property
+    def mask(self) -> mx.array:
+        """What to add to scores: 0 where ``seen`` and minus infinity elsewhere, float32."""
+        return mx.where(self.seen, 0.0, -mx.inf)
+
+    def plus(self, count: int) -> Lengths:
+        return Lengths(tuple(length + count for length in self.each))
+
+
 #: New tokens as a cache stores them: keys and values ``[batch, kv_heads, length, head_dim]``, or packed rows alone
 #: (:mod:`packed_rows`) ``[batch, kv_heads, length, 2 * words]``.
 Entry = tuple[mx.array, ...]
 
 
 class DenseView(NamedTuple):
-    """Buffers ``[batch, kv_heads, capacity, head_dim]`` of which the first ``length`` positions are filled."""
+    """Buffers ``[batch, kv_heads, capacity, head_dim]`` of which the first ``lengths`` positions are filled."""
 
     keys: mx.array
     values: mx.array
-    length: int
+    lengths: Lengths
 
 
 class PackedView(NamedTuple):
-    """A buffer of packed rows ``[batch, kv_heads, capacity, 2 * words]`` of which the first ``length`` positions are
+    """A buffer of packed rows ``[batch, kv_heads, capacity, 2 * words]`` of which the first ``lengths`` positions are
     filled."""
 
     rows: mx.array
-    length: int
+    lengths: Lengths
     packing: Packing
 
 
@@ -50,12 +85,12 @@ def entry(keys: mx.array, values: mx.array, packing: Packing | None) -> Entry:
 
 
 def filled(buffer: mx.array, length: int) -> mx.array:
-    """The filled part of a buffer, as a view of it (``split`` is the cheapest way to a static slice)."""
+    """The first ``length`` positions of a buffer, as a view of it (``split`` is the cheapest way to a static slice)."""
     return buffer if buffer.shape[2] == length else mx.split(buffer, [length], axis=2)[0]
 
 
 def unpacked(view: PackedView, head_dim: int, dtype: mx.Dtype) -> DenseView:
-    """The filled part in full precision; ``dtype``: that of the activations."""
-    rows = filled(view.rows, view.length)
+    """The part that any row has filled, in full precision; ``dtype``: that of the activations."""
+    rows = filled(view.rows, view.lengths.most)
     keys, values = packed_rows.unpack(rows, head_dim, *view.packing, packed_rows.scale_dtype(dtype))
-    return DenseView(keys.astype(dtype), values.astype(dtype), view.length)
+    return DenseView(keys.astype(dtype), values.astype(dtype), view.lengths)

@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from ..cache.kv import KVCache, Uncached
 from ..config import ModelConfig
-from ..kernels import Kernels, resolve
+from ..kernels import Kernels, Lengths, resolve
 from .attention import LayerCache
 from .block import Block
 from .fuse import transpose
@@ -29,8 +29,8 @@ class Decoder(nn.Module):
         self.eps = config.rms_norm_eps
         self.kernels = kernels
 
-    def __call__(self, tokens: mx.array, offset: int, caches: Sequence[LayerCache]) -> mx.array:
-        rotation = self.kernels.rotation(self["_frequencies"], offset, tokens.shape[1])
+    def __call__(self, tokens: mx.array, offsets: Lengths, caches: Sequence[LayerCache]) -> mx.array:
+        rotation = self.kernels.rotation(self["_frequencies"], offsets, tokens.shape[1])
         x = self["embed_tokens"](tokens)
         for block, cache in zip(self["layers"], caches, strict=True):
             x = block(x, rotation, cache)
@@ -55,15 +55,16 @@ class Qwen3(nn.Module):
     def __call__(self, tokens: mx.array, cache: KVCache | None = None) -> mx.array:
         """Token ids ``[batch, length]`` -> logits ``[batch, length, vocab]``.
 
-        With a cache, the tokens follow those it holds, and are added to it.
+        With a cache, the tokens follow those it holds, and are added to it; rows of different lengths take one each.
         """
         return self.head(self.hidden(tokens, cache))
 
     def hidden(self, tokens: mx.array, cache: KVCache | None = None) -> mx.array:
         """Token ids ``[batch, length]`` -> ``[batch, length, hidden]`` after the final norm."""
         if cache is None:
-            return self["model"](tokens, 0, [Uncached()] * self.config.num_hidden_layers)
-        return self["model"](tokens, cache.offset, cache.layers)
+            nothing = Lengths((0,) * tokens.shape[0])
+            return self["model"](tokens, nothing, [Uncached()] * self.config.num_hidden_layers)
+        return self["model"](tokens, cache.lengths, cache.layers)
 
     def head(self, hidden: mx.array) -> mx.array:
         """``[..., hidden]`` -> logits ``[..., vocab]``."""

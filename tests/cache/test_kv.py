@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qwen3_mlx.cache.kv import STEP, KVCache, Uncached, grown, kv_group_size
 from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.errors import InvalidRequest
-from qwen3_mlx.kernels import DenseView, PackedView, Packing, packed_rows, resolve
+from qwen3_mlx.kernels import DenseView, Entry, Lengths, PackedView, Packing, View, packed_rows, resolve
 from qwen3_mlx.kernels.views import entry, filled, unpacked
 from qwen3_mlx.types import KernelMode
 from tests.golden.cases import CASES
@@ -31,7 +31,7 @@ def fresh(length: int, batch: int = 1, seed: int = 0) -> tuple[mx.array, mx.arra
 def held(view: object) -> tuple[np.ndarray, np.ndarray]:
     dense = unpacked(view, CONFIG.head_dim, mx.float32) if isinstance(view, PackedView) else view
     assert isinstance(dense, DenseView)
-    return np.array(filled(dense.keys, dense.length)), np.array(filled(dense.values, dense.length))
+    return np.array(filled(dense.keys, dense.lengths.most)), np.array(filled(dense.values, dense.lengths.most))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -135,7 +135,7 @@ def test_a_step_updates_the_buffers_in_place(mode: KernelMode, bits: int | None)
     def step() -> None:
         for layer in cache.layers:
             layer.append(one)
-            mx.eval([filled(buffer, layer.offset)[:, :, -1:] + 0 for buffer in layer.buffers])
+            mx.eval([filled(buffer, layer.lengths.most)[:, :, -1:] + 0 for buffer in layer.buffers])
 
     step()
     mx.clear_cache()
@@ -184,4 +184,78 @@ def test_group_sizes() -> None:
 def test_without_a_cache_a_view_is_what_came_in() -> None:
     keys, values = fresh(5)
     view = Uncached().append((keys, values))
-    assert view == DenseView(keys, values, 5)
+    assert view == DenseView(keys, values, Lengths((5,)))
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_rows_come_and_go_and_keep_what_is_theirs(bits: int | None, data: st.DataObject) -> None:
+    """Against a list of what each row was given, through every way that rows are moved."""
+    cache = KVCache(CONFIG, batch=2, kv_bits=bits)
+    packing, seed = cache.layers[0].packing, 0
+    rows: list[list[Entry]] = [[], []]
+
+    def single(length: int, seed: int) -> tuple[KVCache, Entry]:
+        one, given = KVCache(CONFIG, kv_bits=bits), entry(*fresh(length, 1, seed), packing)
+        for layer in one.layers:
+            layer.append(given)
+        return one, given
+
+    for _ in range(data.draw(st.integers(1, 8))):
+        seed += 1
+        move = data.draw(st.sampled_from(["step", "put", "clear", "arrange", "row"]))
+        at = data.draw(st.integers(0, len(rows) - 1))
+        if move == "step":
+            new = entry(*fresh(1, len(rows), seed), packing)
+            for layer in cache.layers:
+                layer.append(new)
+            for index, row in enumerate(rows):
+                row.append(tuple(part[index : index + 1] for part in new))
+        elif move == "put" and cache.capacity:
+            one, given = single(data.draw(st.sampled_from([1, 5, 300])), seed)
+            cache.put(at, one)
+            rows[at] = [given]
+        elif move == "clear":
+            cache.clear([at])
+            rows[at] = []
+        elif move == "arrange" and cache.capacity:
+            order = data.draw(st.lists(st.one_of(st.none(), st.integers(0, len(rows) - 1)), min_size=1, max_size=4))
+            cache.arrange(order)
+            rows = [[] if index is None else list(rows[index]) for index in order]
+        elif move == "row" and rows[at]:
+            one = cache.row(at)
+            assert one.batch == 1 and one.capacity == grown(0, one.offset)
+            new = entry(*fresh(1, 1, seed), packing)
+            views = [layer.append(new) for layer in one.layers]  # what is added to the copy stays there
+            check(views[1], [[*rows[at], new]])
+        assert cache.lengths.each == tuple(sum(part[0].shape[2] for part in row) for row in rows)
+    if cache.capacity:
+        new = entry(*fresh(1, len(rows), 99), packing)
+        views = [layer.append(new) for layer in cache.layers]
+        check(views[2], [[*row, tuple(part[i : i + 1] for part in new)] for i, row in enumerate(rows)])
+
+
+def check(view: View, rows: list[list[Entry]]) -> None:
+    """A view holds these entries of each row."""
+    buffers = view[:2] if isinstance(view, DenseView) else view[:1]
+    for index, row in enumerate(rows):
+        for buffer, *parts in zip(buffers, *row, strict=True):
+            want = mx.concatenate(parts, axis=2)
+            assert view.lengths.each[index] == want.shape[2]
+            assert mx.array_equal(buffer[index : index + 1, :, : want.shape[2]], want)
+
+
+def test_arranging_and_putting_hold_one_layer_twice_at_most() -> None:
+    cache, one = KVCache(CONFIG, batch=4), KVCache(CONFIG)
+    for layer, its in zip(cache.layers, one.layers, strict=True):
+        layer.append(fresh(5000, 4))
+        its.append(fresh(4000))
+    mx.eval(cache.arrays, one.arrays)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    cache.put(2, one)
+    assert mx.get_peak_memory() - before < 0.3 * cache.nbytes / 3
+    cache.arrange([3, 2, 1, 0])
+    assert mx.get_peak_memory() - before < 1.4 * cache.nbytes / 3

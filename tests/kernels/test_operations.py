@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from qwen3_mlx.config import RopeConfig
-from qwen3_mlx.kernels import DenseView, Kernels, PackedView, Packing, norms, resolve, stock
+from qwen3_mlx.kernels import DenseView, Kernels, Lengths, PackedView, Packing, norms, resolve, stock
 from qwen3_mlx.kernels.packed_rows import pack, scale_dtype, unpack
 from qwen3_mlx.kernels.reference import SORT_FROM
+from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.linear import QuantizedSwitchLinear, SwitchLinear, TransposedSwitchLinear
 from qwen3_mlx.model.rope import frequencies
 
@@ -57,7 +58,7 @@ def norm_roped(kernels: Kernels, offset: int, length: int, packing: Packing | No
     """Of 3 query heads and 2 key heads of 64, and what float64 has for queries, keys and values."""
     qkv, weights = draw(2, length, 7 * 64), draw(2, 64, seed=1)
     given = norms(mx.array(weights[0]), mx.array(weights[1]), EPS, 3, 2)
-    rotation = kernels.rotation(frequencies(RopeConfig(10000.0), 64), offset, length)
+    rotation = kernels.rotation(frequencies(RopeConfig(10000.0), 64), Lengths((offset,) * 2), length)
     queries, entry = kernels.norm_rope(mx.array(qkv), given, rotation, packing)
     heads = qkv.reshape(2, length, 7, 64).swapaxes(1, 2)
     normed = norm(heads[:, :5], weights[[0, 0, 0, 1, 1]][:, None])
@@ -90,7 +91,7 @@ def test_norm_rope_for_a_packed_cache(kernels: Kernels, length: int, bits: int) 
 def test_keys_are_packed_as_they_come_out_of_float32(kernels: Kernels) -> None:
     """In bf16: the packed keys are those of the same numbers in float32, all but ties."""
     qkv, weights = mx.array(draw(1, 4, 3 * 64)).astype(mx.bfloat16), mx.array(draw(2, 64, seed=1)).astype(mx.bfloat16)
-    rotation = kernels.rotation(frequencies(RopeConfig(10000.0), 64), 5, 4)
+    rotation = kernels.rotation(frequencies(RopeConfig(10000.0), 64), Lengths((5,)), 4)
     packed = []
     for dtype in (mx.bfloat16, mx.float32):
         given = norms(*weights.astype(dtype), EPS, 1, 1)
@@ -118,7 +119,7 @@ def attention(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: 
 def test_attend(kernels: Kernels, heads: int, kv_heads: int, length: int, total: int, capacity: int) -> None:
     queries = draw(2, heads, length, 32)
     keys, values = draw(2, kv_heads, capacity, 32, seed=1), draw(2, kv_heads, capacity, 32, seed=2)
-    view = DenseView(mx.array(keys), mx.array(values), total)
+    view = DenseView(mx.array(keys), mx.array(values), Lengths((total,) * 2))
     got = kernels.attend(mx.array(queries), view, 0.3)
     close(got, attention(queries, keys[:, :, :total], values[:, :, :total], 0.3))
 
@@ -131,7 +132,7 @@ def test_attend_to_a_packed_view(kernels: Kernels, bits: int, length: int, dtype
     queries, total = mx.array(draw(2, 6, length, 64)).astype(dtype), 30
     rows = pack(*(mx.array(draw(2, 2, 48, 64, seed=seed)) for seed in (1, 2)), bits, 32, scale_dtype(dtype))
     keys, values = (np.array(x)[:, :, :total] for x in unpack(rows, 64, bits, 32, scale_dtype(dtype)))
-    got = kernels.attend(queries, PackedView(rows, total, Packing(bits, 32)), 0.2)
+    got = kernels.attend(queries, PackedView(rows, Lengths((total,) * 2), Packing(bits, 32)), 0.2)
     assert got.dtype == dtype
     want = attention(np.array(queries.astype(mx.float32)), keys, values, 0.2)
     close(got, want, 2e-5 if dtype == mx.float32 else 0.02)
@@ -152,7 +153,7 @@ def test_stock_attention_unpacks_some_heads_at_a_time(
         mx.clear_cache()
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        out = stock.attend(queries, PackedView(rows, total, Packing(8, 64)), 0.2)
+        out = stock.attend(queries, PackedView(rows, Lengths((total,)), Packing(8, 64)), 0.2)
         mx.eval(out)
         return out, mx.get_peak_memory() - before
 
@@ -240,6 +241,36 @@ def test_moe_swiglu_on_packed_experts(rows: int) -> None:
 
 def test_write(kernels: Kernels) -> None:
     buffer, new = draw(2, 3, 10, 4), draw(2, 3, 2, 4, seed=1)
-    got = kernels.write(mx.array(buffer), mx.array(new), kernels.start(5))
+    got = kernels.write(mx.array(buffer), mx.array(new), kernels.start(Lengths((5, 5))))
     buffer[:, :, 5:7] = new
     assert np.array_equal(np.array(got), buffer)
+
+
+UNEQUAL = (3, 40, 17)
+
+
+@pytest.mark.filterwarnings("ignore:Metal kernels are not used")
+@pytest.mark.parametrize("packing", [None, Packing(8, 32), Packing(4, 64)])
+def test_rows_of_different_lengths_are_what_each_is_alone(kernels: Kernels, packing: Packing | None) -> None:
+    """A step of rotation, writing and attention; to the bit on the reference."""
+    qkv, weights = draw(3, 1, 8 * 64), draw(2, 64, seed=1)
+    given = norms(mx.array(weights[0]), mx.array(weights[1]), EPS, 4, 2)
+    capacity, rope = 64, frequencies(RopeConfig(10000.0), 64)
+    keys, values = (mx.array(draw(3, 2, capacity, 64, seed=seed)) for seed in (2, 3))
+    buffers = entry(keys, values, packing)
+
+    def step(rows: slice, lengths: Lengths) -> tuple[mx.array, list[mx.array]]:
+        queries, new = kernels.norm_rope(mx.array(qkv[rows]), given, kernels.rotation(rope, lengths, 1), packing)
+        start = kernels.start(lengths)
+        held = [kernels.write(buffer[rows] + 0, part, start) for buffer, part in zip(buffers, new, strict=True)]
+        after = lengths.plus(1)
+        view = DenseView(*held, after) if packing is None else PackedView(held[0], after, packing)
+        return kernels.attend(queries, view, 0.2), held
+
+    out, held = step(slice(None), Lengths(UNEQUAL))
+    for row, length in enumerate(UNEQUAL):
+        alone, its = step(slice(row, row + 1), Lengths((length,)))
+        assert mx.array_equal(mx.stack(held)[:, row], mx.stack(its)[:, 0])
+        if kernels.mode == "reference":
+            assert mx.array_equal(out[row], alone[0])
+        close(out[row], np.array(alone[0]))

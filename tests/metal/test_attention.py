@@ -64,7 +64,7 @@ def attention(kernels: Kernels, cache: KVCache, qkv: mx.array, pieces: tuple[int
     layer, weights = cache.layers[-1], (1 + 0.1 * mx.random.normal((2, WIDTH), key=mx.random.key(9))).astype(BF16)
     given, out, first = norms(weights[0], weights[1], 1e-6, HEADS, KV_HEADS), [], 0
     for length in pieces:
-        rotation = kernels.rotation(frequencies(CONFIG.rope, WIDTH), layer.offset, length)
+        rotation = kernels.rotation(frequencies(CONFIG.rope, WIDTH), layer.lengths, length)
         part = qkv[:, first : first + length]
         queries, entry = kernels.norm_rope(part, given, rotation, layer.packing)
         out.append(kernels.attend(queries, layer.append(entry), 0.125))
@@ -131,7 +131,7 @@ def test_what_is_trimmed_leaves_no_trace_and_rows_no_mark_on_others(kv_bits: int
     attention(kernels, cache, given.qkv, (254,))
     attention(kernels, cache, given.qkv, (1, 1))  # other tokens
     for layer in cache.layers[:-1]:
-        layer.offset = cache.offset
+        layer.lengths = cache.lengths
     cache.trim(2)
     again = attention(kernels, cache, given.qkv[:, 254:], given.pieces[1:])
     assert (cache.offset, cache.capacity) == (258, 512)
