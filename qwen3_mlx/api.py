@@ -63,11 +63,13 @@ class Qwen3:
         kv_bits: int | None = None,
         kernels: KernelMode = "auto",
         context: int | None = None,
+        max_batch: int = 8,
     ) -> Qwen3:
         """Load a checkpoint by name, alias or path (see ``qwen3_mlx.hub``).
 
         ``bits`` quantizes an unquantized checkpoint while loading; ``kv_bits`` (8 or 4) keeps the cache quantized;
-        ``context`` bounds prompt and answer together, in tokens (default: what the checkpoint was made for).
+        ``context`` bounds prompt and answer together, in tokens (default: what the checkpoint was made for);
+        ``max_batch``: how many requests run at a time, the others wait.
 
         Raises ``ModelNotFound``, ``Unavailable``, ``UnsupportedModel``, ``CheckpointError``, ``MemoryLimit``,
         ``InvalidRequest``.
@@ -77,6 +79,8 @@ class Qwen3:
             raise InvalidRequest(f"a model is named by a string or a Path, not {name_or_path!r}", param="name_or_path")
         if kv_bits not in (None, 4, 8):
             raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
+        if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
+            raise InvalidRequest(f"max_batch must be a whole number from 1, not {max_batch!r}", param="max_batch")
         folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
@@ -101,6 +105,7 @@ class Qwen3:
             tokenizer,
             context=context,
             vocab_size=config.vocab_size,
+            max_rows=max_batch,
             load_s=time.perf_counter() - begun,
         )
         return cls(str(name_or_path), model, config, tokenizer, template, defaults, engine, context)

@@ -2,7 +2,7 @@
 
 It runs one step ahead: while a token is read and judged by its controller, the device already computes the next one.
 When the controller forces or stops, that early draw is thrown away (the cache holds only tokens that were read, so
-there is nothing to trim).
+there is nothing to trim). Rows that are ready take their steps together, one token each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..control.controller import Emit, Force, Stop
 from ..errors import EngineError, QwenError
@@ -19,7 +19,7 @@ from .row import Row
 from .scheduler import Plan, Scheduler
 
 if TYPE_CHECKING:
-    from .runner import Runner
+    from .runner import Read, Runner
 
 
 class TokenLoop:
@@ -37,8 +37,8 @@ class TokenLoop:
 
     def serve(self) -> None:
         while self._receive():
-            plan = self._scheduler.plan()
-            self._run(plan)
+            self._sweep()
+            self._run(self._scheduler.plan())
             self._sweep()
         for row in [*self._scheduler.running, *self._scheduler.waiting]:
             self._end(row, "cancelled")
@@ -55,19 +55,17 @@ class TokenLoop:
         return True
 
     def _run(self, plan: Plan[Row]) -> None:
-        for row in plan.decode:
-            self._guard(row, self._decode)
+        if plan.decode:
+            self._step(plan.decode)
         if plan.prefill is not None:
             row, count = plan.prefill
-            self._guard(row, lambda row: self._prefill(row, count))
+            self._guard(row, self._prefill, count)
 
-    def _guard(self, row: Row, work: Callable[[Row], None]) -> None:
-        if row.cancelled:
-            row.closing = "cancelled"
+    def _guard(self, row: Row, work: Callable[..., None], *given: Any) -> None:
         if row.closing is not None:
             return
         try:
-            work(row)
+            work(row, *given)
         except Exception as error:  # whatever it is, it is this row's own
             self._fail(row, error)
 
@@ -78,29 +76,36 @@ class TokenLoop:
             self._apply(row, row.controller.start())
         self._runner.prefill(row, count)
 
-    def _decode(self, row: Row) -> None:
-        drawn = row.ahead
-        assert drawn is not None and row.cache is not None
-        full = row.cache.offset >= self._context
-        if full:
-            row.ahead = None
-        else:
-            self._runner.decode(row)
-        token, logprob = self._runner.read(drawn)
-        row.clock.last = time.perf_counter()
-        row.clock.first = row.clock.first or row.clock.last
+    def _step(self, rows: tuple[Row, ...]) -> None:
+        """The next step of all rows, and what their last one has drawn."""
+        full = {row for row in rows if row.held >= self._context}
+        try:
+            self._runner.join([row for row in rows if row.place is None])
+            drawn = self._runner.read(self._runner.step())
+        except Exception as error:  # it is the step's, and so of every row in it
+            for row in rows:
+                self._fail(row, error)
+            return
+        now = time.perf_counter()
+        for row, result in drawn:
+            self._guard(row, self._judge, result, now)
+            if row in full and row.closing is None:
+                row.closing = "length"
+
+    def _judge(self, row: Row, result: Read | EngineError, now: float) -> None:
+        if isinstance(result, EngineError):
+            raise result
+        row.clock.last = now
+        row.clock.first = row.clock.first or now
         row.sampled += 1
-        self._apply(row, row.controller.step(token, logprob))
-        if full and row.closing is None:
-            row.closing = "length"
+        self._apply(row, row.controller.step(*result))
 
     def _apply(self, row: Row, outcome: Emit | Force | Stop) -> None:
         for event in outcome.events:
             row.send(event)
         if isinstance(outcome, Force):
             self._runner.force(row, outcome.tokens)
-            assert row.cache is not None
-            if row.cache.offset + row.pending >= self._context:
+            if row.held + row.pending >= self._context:
                 row.closing = "length"
         elif isinstance(outcome, Stop):
             self._finish(row, outcome.reason)
@@ -128,12 +133,12 @@ class TokenLoop:
         prompt_tokens = len(row.request.prompt)
         usage = row.controller.usage(prompt_tokens, 0)
         self._scheduler.remove(row)
-        row.cache = row.ahead = None
+        self._runner.leave(row)
         row.send(Finished(reason, usage, row.clock.timings(self._load_s, prompt_tokens, row.sampled)))
 
     def _fail(self, row: Row, error: Exception) -> None:
         self._scheduler.remove(row)
-        row.cache = row.ahead = None
+        self._runner.leave(row)
         if not isinstance(error, QwenError):
             wrapped = EngineError(f"generation failed: {type(error).__name__}: {error}")
             wrapped.__cause__ = error

@@ -47,10 +47,12 @@ class Clock:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A request with its controller, its cache and its place in the token loop.
+    """A request with its controller and its place in the token loop.
 
-    ``feed`` holds the tokens that must go through the model before the next one can be drawn; ``ahead`` is the token
-    already drawn on the device and not yet read.
+    ``feed`` holds the tokens that must go through the model before the next one can be drawn. While they do, the row
+    has a cache and a sampler's state of its own, and at their end ``ahead``, a token drawn on the device and not yet
+    read. Then it takes a ``place`` in the batch, which holds all three from there on. ``held``: the tokens in its cache,
+    wherever that is.
     """
 
     request: Request
@@ -62,6 +64,9 @@ class Row:
     sampler: Sampler | None = None
     state: SamplerState | None = None
     ahead: Draw | None = None
+    seed: int = 0
+    place: int | None = None
+    held: int = 0
     sampled: int = 0
     cancelled: bool = False
     closing: FinishReason | None = None

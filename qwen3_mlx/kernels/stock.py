@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from . import reference
 from .reference import Frequencies, Norms
-from .views import DenseView, Entry, Lengths, PackedView, Packing, View, filled, unpacked
+from .views import DenseView, Entry, Lengths, Packing, View, filled, unpacked
 
 # Tokens times heads of a packed cache that are unpacked at a time: 16 MB of keys and values in bf16.
 UNPACKED = 32768

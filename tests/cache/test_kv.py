@@ -193,7 +193,7 @@ def test_without_a_cache_a_view_is_what_came_in() -> None:
 def test_rows_come_and_go_and_keep_what_is_theirs(bits: int | None, data: st.DataObject) -> None:
     """Against a list of what each row was given, through every way that rows are moved."""
     cache = KVCache(CONFIG, batch=2, kv_bits=bits)
-    packing, seed = cache.layers[0].packing, 0
+    packing = cache.layers[0].packing
     rows: list[list[Entry]] = [[], []]
 
     def single(length: int, seed: int) -> tuple[KVCache, Entry]:
@@ -202,8 +202,7 @@ def test_rows_come_and_go_and_keep_what_is_theirs(bits: int | None, data: st.Dat
             layer.append(given)
         return one, given
 
-    for _ in range(data.draw(st.integers(1, 8))):
-        seed += 1
+    for seed in range(data.draw(st.integers(1, 8))):
         move = data.draw(st.sampled_from(["step", "put", "clear", "arrange", "row"]))
         at = data.draw(st.integers(0, len(rows) - 1))
         if move == "step":

@@ -74,6 +74,8 @@ class ToyRunner:
         self.threads: set[int] = set()
         self.fed: list[list[int]] = []
         self.chunks: list[int] = []
+        self.rows: list[Row] = []
+        self.together: list[int] = []
 
     def start(self, row: Row) -> None:
         cache: Any = ToyCache()
@@ -86,14 +88,32 @@ class ToyRunner:
         tokens, row.feed = row.feed[:count], row.feed[count:]
         self._forward(row, tokens, draw=not row.feed)
 
-    def decode(self, row: Row) -> None:
-        ahead: Any = row.ahead
-        self._forward(row, [ahead.token], draw=True)
+    def join(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            assert row.place is None and row.ahead is not None and not row.feed
+            row.place = 1 + max((other.place or 0 for other in self.rows), default=0)
+            self.rows.append(row)
 
-    def read(self, draw: Any) -> tuple[int, None]:
-        return draw.token, None
+    def step(self) -> list[tuple[Row, Any]]:
+        unread = [(row, row.ahead) for row in self.rows]
+        self.together.append(len(self.rows))
+        for row, ahead in unread:
+            self._forward(row, [ahead.token], draw=True)  # type: ignore[union-attr]
+        return unread
+
+    def read(self, unread: list[tuple[Row, Any]]) -> list[tuple[Row, tuple[int, None]]]:
+        return [(row, (ahead.token, None)) for row, ahead in unread]
+
+    def leave(self, row: Row) -> None:
+        if row.place is not None:
+            self.rows.remove(row)
+            row.place = None
+        row.cache = row.ahead = None
 
     def force(self, row: Row, tokens: tuple[int, ...]) -> None:
+        if row.place is not None:
+            self.rows.remove(row)
+            row.place = None
         ahead: Any = row.ahead
         if ahead is not None:
             row.state = ahead.before
@@ -107,6 +127,7 @@ class ToyRunner:
         self.threads.add(threading.get_ident())
         cache: Any = row.cache
         cache.tokens.extend(tokens)
+        row.held += len(tokens)
         if self.fails_at is not None and len(cache.tokens) >= self.fails_at:
             raise RuntimeError("out of memory")
         if draw:

@@ -11,8 +11,8 @@ import pytest
 
 import qwen3_mlx
 from qwen3_mlx.config import ModelConfig, RopeConfig
-from qwen3_mlx.kernels import norm_rope as kernels
 from qwen3_mlx.kernels import Lengths, packed_rows, reference, stock
+from qwen3_mlx.kernels import norm_rope as kernels
 from qwen3_mlx.kernels.norm_rope import norm_rope, norm_rope_pack
 from qwen3_mlx.kernels.reference import Norms
 from qwen3_mlx.model.rope import frequencies
@@ -355,7 +355,8 @@ def rms(errors: np.ndarray) -> float:
 def test_the_error_is_not_above_that_of_stock_mlx() -> None:
     c = case(Sizes(8, 2, 128, 8, 64, offsets=(77,), length=33))
     s, want, result = c.sizes, expected(c), run(c)
-    queries, (keys, _) = stock.norm_rope(c.x, c.norms, stock.rotation(frequencies(s.rope, 128), Lengths((77,) * c.x.shape[0]), 33), None)
+    rotation = stock.rotation(frequencies(s.rope, 128), Lengths((77,) * len(c.x)), 33)
+    queries, (keys, _) = stock.norm_rope(c.x, c.norms, rotation, None)
     codes, *ends = mx.quantize(keys, group_size=64, bits=8)
     theirs = mx.dequantize(codes, *(end.astype(mx.float32) for end in ends), group_size=64, bits=8)
     assert result.rows is not None

@@ -1,0 +1,166 @@
+"""The rows that decode together, one token of each a step.
+
+A row joins with a cache of its own, filled by its prefill, which is copied into the batch's; the first row's cache *is*
+the batch's, so a row alone is never copied. A place that a row has left stays in the batch, computed for nothing,
+until the next row takes it or it is worth copying the others together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from ..cache.kv import KVCache
+from ..model.qwen3 import Qwen3 as Model
+from ..sampling import SampleOut, Sampler, SamplerState
+from ..types import SamplingParams
+from .row import Row
+
+# Bytes of keys and values that are copied without a thought when rows have left.
+CHEAP = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A token drawn for a row, on the device."""
+
+    row: Row
+    out: SampleOut
+    index: int
+
+
+@dataclass(slots=True)
+class _Together:
+    """What all places of the batch share. ``sampler``: ``None`` when others draw now than last; ``before``: its state
+    from before ``tokens`` were drawn."""
+
+    cache: KVCache
+    sampler: Sampler | None
+    state: SamplerState
+    before: SamplerState
+    tokens: mx.array
+
+
+class Batch:
+    """``rows``: who has which place. Used on the engine's thread only."""
+
+    def __init__(self, model: Model) -> None:
+        self.rows: list[Row | None] = []
+        self._model = model
+        self._drawing: list[tuple[SamplingParams, int]] = []  # of each place, whoever has it or had it last
+        self._together: _Together | None = None
+        self._unread: list[Unread] = []
+
+    def join(self, rows: Sequence[Row]) -> None:
+        """Take in rows whose prefill has drawn a token."""
+        if not rows:
+            return
+        if self._together is None:
+            self._adopt(rows[0])
+            rows = rows[1:]
+        if rows:
+            self._make_room(len(rows))
+            self._place(rows)
+
+    def step(self) -> list[Unread]:
+        """Feed the tokens drawn last, still unread, and start drawing the next; returns what can be read now."""
+        unread, self._unread = self._unread, []
+        self._tidy()
+        if (t := self._together) is not None:
+            if t.sampler is None:
+                params, seeds = zip(*self._drawing, strict=True)
+                t.sampler = Sampler(params, seeds, self._model.config.vocab_size)
+            logits = self._model(t.tokens[:, None], t.cache)[:, -1]
+            out, after = t.sampler(logits, t.state)
+            mx.async_eval(out.arrays())
+            t.tokens, t.before, t.state = out.tokens, t.state, after
+            self._unread = [Unread(row, out, place) for place, row in enumerate(self.rows) if row is not None]
+            for one in self._unread:
+                one.row.held += 1
+        return unread
+
+    def leave(self, row: Row, *, keep: bool) -> None:
+        """Let a row go; its unread token is forgotten. ``keep``: give it its cache, and the sampler's state from
+        before that token."""
+        place, t = row.place, self._together
+        if place is None or t is None:
+            return
+        alone = sum(other is not None for other in self.rows) == 1
+        if keep:
+            row.state = SamplerState.gather([(t.before, place)])
+            row.cache = t.cache if alone and len(self.rows) == 1 else t.cache.row(place)
+        row.place = self.rows[place] = None
+        self._unread = [one for one in self._unread if one.row is not row]
+        if alone:
+            self.rows, self._drawing, self._together = [], [], None
+        else:
+            t.cache.clear([i for i, other in enumerate(self.rows) if other is None])
+
+    def _adopt(self, row: Row) -> None:
+        assert row.cache is not None and row.sampler is not None and row.state is not None and row.ahead is not None
+        out, before = row.ahead.out, row.ahead.before
+        self._together = _Together(row.cache, row.sampler, row.state, before, out.tokens)
+        self.rows, self._drawing = [row], [(row.request.params, row.seed)]
+        self._seat(row, 0)
+
+    def _make_room(self, count: int) -> None:
+        """As many free places as are needed, twice as many places in all where there are too few."""
+        missing = count - self.rows.count(None)
+        if missing > 0:
+            more = missing if self._cheap(1.0) else max(missing, len(self.rows))
+            self._arrange([*range(len(self.rows)), *[None] * more])
+
+    def _tidy(self) -> None:
+        """Copy the rows together when half of the places are empty, or copying is cheap."""
+        t = self._together
+        taken = [place for place, row in enumerate(self.rows) if row is not None]
+        if t is None or len(taken) == len(self.rows):
+            return
+        share = len(taken) / len(self.rows)
+        if share <= 0.5 or self._cheap(share):
+            self._arrange(taken)
+
+    def _cheap(self, share: float) -> bool:
+        """Whether this share of the batch's cache may be copied at any time."""
+        return self._together is None or self._together.cache.nbytes * share <= CHEAP
+
+    def _arrange(self, places: Sequence[int | None]) -> None:
+        """Have the rows of these places, in this order, and empty places for ``None``."""
+        t = self._together
+        assert t is not None
+        t.cache.arrange(places)
+        picks = [place or 0 for place in places]
+        self.rows = [None if place is None else self.rows[place] for place in places]
+        self._drawing = [self._drawing[place] for place in picks]
+        t.tokens = mx.take(t.tokens, mx.array(picks))
+        t.state, t.before = (SamplerState.gather([(state, pick) for pick in picks]) for state in (t.state, t.before))
+        t.sampler = None
+        for place, row in enumerate(self.rows):
+            if row is not None:
+                row.place = place
+
+    def _place(self, rows: Sequence[Row]) -> None:
+        """Put rows into free places."""
+        t = self._together
+        assert t is not None
+        states, befores = ([(state, place) for place in range(len(self.rows))] for state in (t.state, t.before))
+        tokens, order = [t.tokens], list(range(len(self.rows)))
+        for row in rows:
+            assert row.cache is not None and row.state is not None and row.ahead is not None
+            place = self.rows.index(None)
+            t.cache.put(place, row.cache)
+            order[place] = len(self.rows) + len(tokens) - 1
+            tokens.append(row.ahead.out.tokens)
+            states[place], befores[place] = (row.state, 0), (row.ahead.before, 0)
+            self.rows[place], self._drawing[place] = row, (row.request.params, row.seed)
+            self._seat(row, place)
+        t.tokens = mx.take(mx.concatenate(tokens), mx.array(order))
+        t.state, t.before, t.sampler = SamplerState.gather(states), SamplerState.gather(befores), None
+
+    def _seat(self, row: Row, place: int) -> None:
+        """The row is in the batch now, with its first token unread."""
+        assert row.ahead is not None
+        self._unread.append(Unread(row, row.ahead.out, 0))
+        row.place, row.cache, row.state, row.ahead = place, None, None, None

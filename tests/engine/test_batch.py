@@ -1,0 +1,85 @@
+"""Requests that share their steps, on the embedded checkpoints: each gives what it gives alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from qwen3_mlx import Qwen3, SamplingParams
+from qwen3_mlx.engine import batch as batches
+from qwen3_mlx.engine.batch import Batch
+from qwen3_mlx.engine.streams import EventStream
+from qwen3_mlx.types import Event, Finished
+
+WORDS = ("strawberry", "banana", "committee", "raspberries", "Mississippi", "parallel")
+Ask = Callable[[Qwen3], EventStream]
+
+
+def asked(index: int) -> Ask:
+    """A request of any kind: greedy and sampled, with penalties and logprobs, thinking or not, with budgets."""
+    rng = random.Random(index)
+    text = f"How many {rng.choice('abersp')} are in {rng.choice(WORDS)}?"
+    if index % 3 == 0:
+        text = f"What is {rng.randint(10, 999)} + {rng.randint(10, 999)}?"
+    thinking = index % 4 != 3
+    params = SamplingParams(
+        temperature=rng.choice([0, 0.6, 1.0]),
+        top_k=rng.choice([0, 1, 20]),
+        top_p=rng.choice([0.95, 1.0]),
+        min_p=rng.choice([0, 0.05]),
+        presence_penalty=rng.choice([0, 0, 0.5]),
+        repetition_penalty=rng.choice([1, 1, 1.1]),
+        logprobs=rng.choice([None, None, 0, 3]),
+        seed=index,
+        max_tokens=rng.choice([1, 5, 40, 120]),
+    )
+    budget = rng.choice([None, None, 0, 3, 20]) if thinking else None
+    return lambda q: q.stream([{"role": "user", "content": text}], thinking, budget, params=params)
+
+
+def said(events: list[Event]) -> list[Any]:
+    """All but the times."""
+    *deltas, finished = events
+    assert isinstance(finished, Finished)
+    return [*deltas, finished.finish_reason, finished.usage]
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows took each step together."""
+    seen: list[int] = []
+    real = Batch.step
+
+    def step(self: Batch) -> Any:
+        seen.append(sum(row is not None for row in self.rows))
+        return real(self)
+
+    monkeypatch.setattr(Batch, "step", step)
+    return seen
+
+
+@pytest.fixture(scope="module", params=["demo", "demo-moe"])
+def name(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.param
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8])
+@pytest.mark.parametrize("cheap", [batches.CHEAP, 0], ids=["packed", "with holes"])
+def test_every_request_gives_what_it_gives_alone(
+    name: str, kv_bits: int | None, cheap: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts, tokens, log-probabilities to the bit, and usage."""
+    monkeypatch.setattr(batches, "CHEAP", cheap)
+    count = 24
+    with Qwen3.load(name, kv_bits=kv_bits, max_batch=1) as q:
+        alone = [said(list(asked(index)(q))) for index in range(count)]
+    assert max(sizes) == 1
+    with Qwen3.load(name, kv_bits=kv_bits, max_batch=7) as q:
+        streams = [asked(index)(q) for index in range(count)]
+        together = [said(list(stream)) for stream in streams]
+    assert max(sizes) == 7
+    for index in range(count):
+        assert together[index] == alone[index], index
