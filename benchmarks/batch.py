@@ -17,7 +17,7 @@ from qwen3_mlx import Finished, Qwen3, SamplingParams, hub
 
 from .sides import interleave, report
 
-WORDS = "strawberry banana committee raspberries Mississippi parallel counterrevolutionaries blackberries".split()
+WORDS = ("strawberry", "banana", "committee", "raspberries", "Mississippi", "parallel", "incomprehensibilities", "pear")
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     def ours() -> float:
         begun = time.perf_counter()
         streams = [q.stream(question, params=params) for question in questions]
-        ends = [[event for event in stream if isinstance(event, Finished)][0] for stream in streams]
+        ends = [next(event for event in stream if isinstance(event, Finished)) for stream in streams]
         counts["qwen3-mlx"] = sum(end.usage.completion_tokens for end in ends)
         return counts["qwen3-mlx"] / (time.perf_counter() - begun)
 

@@ -176,6 +176,8 @@ class Layer:
 
     def append(self, entry: Entry) -> View:
         """Add arrays ``[batch, kv_heads, length, ...]``; the view holds all so far."""
+        batch = len(self.lengths.each)
+        assert entry[0].shape[0] == batch, f"{entry[0].shape[0]} rows for a cache of {batch}"
         start, after = self.pace.step(self.lengths, entry[0].shape[2])
         if after.most > self.capacity:
             self._grow(after.most, entry)
@@ -191,20 +193,19 @@ class Layer:
             self.buffers = [mx.contiguous(mx.pad(part, spare)) for part in parts]
         else:
             if length > self.capacity:
-                self._grow(length, tuple(self.buffers))
+                self._grow(length, parts)
             at = mx.array([index, 0])
             self.buffers = [
                 mx.slice_update(buffer, part, at, (0, 2)) for buffer, part in zip(self.buffers, parts, strict=True)
             ]
         mx.eval(self.buffers)
 
-    def _grow(self, needed: int, like: Entry) -> None:
-        """Make room for ``needed`` positions in buffers shaped like ``like`` but for their length."""
-        filled, capacity = self.lengths.most, grown(self.capacity, needed)
+    def _grow(self, needed: int, like: Sequence[mx.array]) -> None:
+        """Make room for ``needed`` positions in buffers shaped like ``like`` but for rows and length."""
+        batch, filled, capacity = len(self.lengths.each), self.lengths.most, grown(self.capacity, needed)
         buffers = []
         for index, part in enumerate(like):
-            batch, heads, _, width = part.shape
-            assert batch == len(self.lengths.each), f"{batch} rows for a cache of {len(self.lengths.each)}"
+            _, heads, _, width = part.shape
             kind = part.dtype if self.dtype is None or self.packing is not None else self.dtype
             fresh = mx.zeros((batch, heads, capacity - filled, width), kind)
             if filled:

@@ -51,8 +51,8 @@ class Row:
 
     ``feed`` holds the tokens that must go through the model before the next one can be drawn. While they do, the row
     has a cache and a sampler's state of its own, and at their end ``ahead``, a token drawn on the device and not yet
-    read. Then it takes a ``place`` in the batch, which holds all three from there on. ``held``: the tokens in its cache,
-    wherever that is.
+    read. Then it takes a ``place`` in the batch, which holds all three from there on. ``held``: the tokens in its
+    cache, wherever that is.
     """
 
     request: Request

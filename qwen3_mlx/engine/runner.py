@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 
@@ -11,12 +12,16 @@ from ..cache.kv import KVCache
 from ..config import ModelConfig
 from ..errors import EngineError
 from ..model.qwen3 import Qwen3 as Model
-from ..sampling import Sampler, fresh_seed
+from ..sampling import SampleOut, Sampler, fresh_seed
 from ..types import TokenLogprob
 from .batch import Batch, Unread
 from .row import Draw, Row
 
 Read = tuple[int, TokenLogprob | None]
+_NOT_A_NUMBER = (
+    "the model's output is not a number (NaN or infinite logits): the weights are damaged, or overflow in their"
+    " precision; check the checkpoint, or load it with other weights"
+)
 
 
 class Runner:
@@ -63,15 +68,8 @@ class Runner:
 
     def read(self, unread: Sequence[Unread]) -> list[tuple[Row, Read | EngineError]]:
         """Wait for drawn tokens; an error for a row whose logits are NaN or infinite."""
-        out: list[tuple[Row, Read | EngineError]] = []
-        for one in {id(one.out): one.out for one in unread}.values():
-            tokens, peaks, logprobs = one.tokens.tolist(), one.peak.tolist(), one.token_logprobs()
-            for row, drawn, index in ((u.row, u.out, u.index) for u in unread):
-                if drawn is one:
-                    assert isinstance(tokens, list) and isinstance(peaks, list)
-                    fine = math.isfinite(peaks[index])
-                    out.append((row, (tokens[index], logprobs[index]) if fine else _not_a_number()))
-        return out
+        drawn = {id(one.out): _listed(one.out) for one in unread}
+        return [(one.row, drawn[id(one.out)][one.index]) for one in unread]
 
     def force(self, row: Row, tokens: tuple[int, ...]) -> None:
         """Throw away the token drawn ahead and put forced tokens in its place: the row leaves the batch to be fed."""
@@ -93,8 +91,11 @@ class Runner:
         row.state = after
 
 
-def _not_a_number() -> EngineError:
-    return EngineError(
-        "the model's output is not a number (NaN or infinite logits): the weights are damaged, or overflow in"
-        " their precision; check the checkpoint, or load it with other weights"
-    )
+def _listed(out: SampleOut) -> list[Read | EngineError]:
+    """What each place has drawn."""
+    tokens: Any = out.tokens.tolist()
+    peaks: Any = out.peak.tolist()
+    return [
+        read if math.isfinite(peak) else EngineError(_NOT_A_NUMBER)
+        for read, peak in zip(zip(tokens, out.token_logprobs(), strict=True), peaks, strict=True)
+    ]
