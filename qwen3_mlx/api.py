@@ -64,12 +64,14 @@ class Qwen3:
         kernels: KernelMode = "auto",
         context: int | None = None,
         max_batch: int = 8,
+        prefix_cache_bytes: int | None = None,
     ) -> Qwen3:
         """Load a checkpoint by name, alias or path (see ``qwen3_mlx.hub``).
 
         ``bits`` quantizes an unquantized checkpoint while loading; ``kv_bits`` (8 or 4) keeps the cache quantized;
         ``context`` bounds prompt and answer together, in tokens (default: what the checkpoint was made for);
-        ``max_batch``: how many requests run at a time, the others wait.
+        ``max_batch``: how many requests run at a time, the others wait; ``prefix_cache_bytes``: what is kept of
+        former requests for those that begin alike (default: a tenth of the memory that is free at first; 0: nothing).
 
         Raises ``ModelNotFound``, ``Unavailable``, ``UnsupportedModel``, ``CheckpointError``, ``MemoryLimit``,
         ``InvalidRequest``.
@@ -81,6 +83,10 @@ class Qwen3:
             raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
         if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
             raise InvalidRequest(f"max_batch must be a whole number from 1, not {max_batch!r}", param="max_batch")
+        if prefix_cache_bytes is not None and (type(prefix_cache_bytes) is not int or prefix_cache_bytes < 0):
+            raise InvalidRequest(
+                f"prefix_cache_bytes must be 0 or more bytes, not {prefix_cache_bytes!r}", param="prefix_cache_bytes"
+            )
         folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
@@ -94,14 +100,18 @@ class Qwen3:
         template = ChatTemplate.from_folder(folder)
         defaults = Defaults.from_folder(folder, hybrid=template.hybrid)
         from .cache.kv import kv_group_size  # the first import of mlx: most mistakes are found before it
+        from .cache.prefix import PrefixCache
         from .engine.runner import Runner
+        from .machine import free_memory
         from .weights import load_model
 
         if kv_bits is not None:
             kv_group_size(config.head_dim, kv_bits)
+        if prefix_cache_bytes is None:
+            prefix_cache_bytes = free_memory() // 10
         model, _ = load_model(folder, bits=bits, kernels=kernels)
         engine = LocalEngine(
-            Runner(model, config, kv_bits),
+            Runner(model, config, PrefixCache(prefix_cache_bytes), kv_bits),
             tokenizer,
             context=context,
             vocab_size=config.vocab_size,

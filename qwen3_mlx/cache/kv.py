@@ -83,18 +83,40 @@ class KVCache:
 
     def row(self, index: int) -> KVCache:
         """A copy of one row, a cache of its own."""
-        one, length = object.__new__(KVCache), self.lengths.each[index]
+        one = object.__new__(KVCache)
         one.layers = [layer.fresh() for layer in self.layers]
-        for ours, its in zip(self.layers, one.layers, strict=True):
-            its.put(None, [buffer[index : index + 1, :, :length] for buffer in ours.buffers], length)
-        one._hold(Lengths((length,)))
+        last = self.lengths.each[index]
+        one.load([[layer.part(index, 0, last)] for layer in self.layers])
         return one
+
+    def load(self, pieces: Sequence[Sequence[Entry]]) -> None:
+        """Hold these entries of one row, one after the other, for each layer, and nothing else. Copies layer by
+        layer."""
+        for layer, entries in zip(self.layers, pieces, strict=True):
+            layer.load(entries)
+        self._hold(self.lengths)
+
+    def copy(self, row: int, first: int, last: int) -> list[Entry]:
+        """A row's entries at the positions from ``first`` to before ``last``, for each layer."""
+        out: list[Entry] = []
+        for layer in self.layers:
+            out.append(tuple(copied(part) for part in layer.part(row, first, last)))
+            mx.eval(out[-1])
+        return out
+
+    def row_nbytes(self, tokens: int) -> int:
+        """Bytes of so many tokens of a row, of all layers."""
+        return sum(
+            tokens * buffer.nbytes // (buffer.shape[0] * buffer.shape[2])
+            for layer in self.layers
+            for buffer in layer.buffers
+        )
 
     def put(self, index: int, other: KVCache) -> None:
         """Replace a row by the only one of ``other``, a cache of the same kind."""
         length = other.offset
         for ours, its in zip(self.layers, other.layers, strict=True):
-            ours.put(index, [buffer[:, :, :length] for buffer in its.buffers], length)
+            ours.put(index, its.part(0, 0, length), length)
         each = self.lengths.each
         self._hold(Lengths((*each[:index], length, *each[index + 1 :])))
 
@@ -118,6 +140,11 @@ class KVCache:
     def _hold(self, lengths: Lengths) -> None:
         for layer in self.layers:
             layer.lengths = lengths
+
+
+def copied(part: mx.array) -> mx.array:
+    """The same values in memory of their own: what ``mx.contiguous`` gives may be a view that keeps a buffer alive."""
+    return mx.slice_update(mx.zeros(part.shape, part.dtype), part, mx.array([0]), (0,))
 
 
 class Uncached:
@@ -186,18 +213,29 @@ class Layer:
         self.lengths = after
         return _view(self.buffers, after, self.packing)
 
-    def put(self, index: int | None, parts: Sequence[mx.array], length: int) -> None:
-        """Have ``parts [1, kv_heads, length, ...]`` as row ``index``, or as the only one. Waits until it is done."""
-        if index is None:
-            spare = [(0, 0), (0, 0), (0, grown(0, length) - length), (0, 0)]
-            self.buffers = [mx.contiguous(mx.pad(part, spare)) for part in parts]
-        else:
-            if length > self.capacity:
-                self._grow(length, parts)
-            at = mx.array([index, 0])
-            self.buffers = [
-                mx.slice_update(buffer, part, at, (0, 2)) for buffer, part in zip(self.buffers, parts, strict=True)
-            ]
+    def part(self, row: int, first: int, last: int) -> Entry:
+        """A row's entries at the positions from ``first`` to before ``last``, as views."""
+        return tuple(buffer[row : row + 1, :, first:last] for buffer in self.buffers)
+
+    def put(self, row: int, parts: Entry, length: int) -> None:
+        """Have ``parts [1, kv_heads, length, ...]`` as a row. Waits until it is done."""
+        if length > self.capacity:
+            self._grow(length, parts)
+        at = mx.array([row, 0])
+        self.buffers = [
+            mx.slice_update(buffer, part, at, (0, 2)) for buffer, part in zip(self.buffers, parts, strict=True)
+        ]
+        mx.eval(self.buffers)
+
+    def load(self, entries: Sequence[Entry]) -> None:
+        """Hold ``entries [1, kv_heads, length, ...]``, one after the other, as the only row. Waits until it is done."""
+        length = sum(entry[0].shape[2] for entry in entries)
+        self.buffers = []
+        for parts in zip(*entries, strict=True):
+            _, heads, _, width = parts[0].shape
+            spare = mx.zeros((1, heads, grown(0, length) - length, width), parts[0].dtype)
+            self.buffers.append(mx.concatenate([*parts, spare], axis=2))
+        self.lengths = Lengths((length,))
         mx.eval(self.buffers)
 
     def _grow(self, needed: int, like: Sequence[mx.array]) -> None:

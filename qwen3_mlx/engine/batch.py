@@ -53,6 +53,11 @@ class Batch:
         self._together: _Together | None = None
         self._unread: list[Unread] = []
 
+    @property
+    def cache(self) -> KVCache | None:
+        """Keys and values of all places; ``None`` when there are none."""
+        return self._together.cache if self._together is not None else None
+
     def join(self, rows: Sequence[Row]) -> None:
         """Take in rows whose prefill has drawn a token."""
         if not rows:

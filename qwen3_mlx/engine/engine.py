@@ -68,7 +68,7 @@ class LocalEngine:
     def submit(self, request: Request, sink: Sink) -> Ticket:
         request = self._fit(self._check(request))
         row = Row(request, Controller(request, self._vocabulary), sink, Clock(time.perf_counter()))
-        row.feed = list(request.prompt)
+        row.feed, row.tokens = list(request.prompt), list(request.prompt)
         with self._lock:
             if self._loop is None:
                 raise EngineError("the engine is closed: load the model again")

@@ -98,6 +98,7 @@ class TokenLoop:
         row.clock.last = now
         row.clock.first = row.clock.first or now
         row.sampled += 1
+        row.tokens.append(result[0])
         self._apply(row, row.controller.step(*result))
 
     def _apply(self, row: Row, outcome: Emit | Force | Stop) -> None:
@@ -131,14 +132,14 @@ class TokenLoop:
 
     def _finish(self, row: Row, reason: FinishReason) -> None:
         prompt_tokens = len(row.request.prompt)
-        usage = row.controller.usage(prompt_tokens, 0)
+        usage = row.controller.usage(prompt_tokens, row.cached)
         self._scheduler.remove(row)
-        self._runner.leave(row)
+        self._runner.leave(row, keep=True)
         row.send(Finished(reason, usage, row.clock.timings(self._load_s, prompt_tokens, row.sampled)))
 
     def _fail(self, row: Row, error: Exception) -> None:
         self._scheduler.remove(row)
-        self._runner.leave(row)
+        self._runner.leave(row, keep=False)
         if not isinstance(error, QwenError):
             wrapped = EngineError(f"generation failed: {type(error).__name__}: {error}")
             wrapped.__cause__ = error

@@ -52,7 +52,8 @@ class Row:
     ``feed`` holds the tokens that must go through the model before the next one can be drawn. While they do, the row
     has a cache and a sampler's state of its own, and at their end ``ahead``, a token drawn on the device and not yet
     read. Then it takes a ``place`` in the batch, which holds all three from there on. ``held``: the tokens in its
-    cache, wherever that is.
+    cache, wherever that is: the first of ``tokens``, the prompt and what was generated; ``cached`` of them were
+    found there and not computed.
     """
 
     request: Request
@@ -66,7 +67,9 @@ class Row:
     ahead: Draw | None = None
     seed: int = 0
     place: int | None = None
+    tokens: list[int] = field(default_factory=list)
     held: int = 0
+    cached: int = 0
     sampled: int = 0
     cancelled: bool = False
     closing: FinishReason | None = None

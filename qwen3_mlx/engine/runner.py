@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..cache.kv import KVCache
+from ..cache.prefix import PrefixCache
 from ..config import ModelConfig
 from ..errors import EngineError
 from ..model.qwen3 import Qwen3 as Model
@@ -16,6 +17,10 @@ from ..sampling import SampleOut, Sampler, fresh_seed
 from ..types import TokenLogprob
 from .batch import Batch, Unread
 from .row import Draw, Row
+
+#: Tokens of a prompt from which it is kept as soon as it is computed, and not when its answer has ended: requests that
+#: share a long prompt come together.
+SOON = 512
 
 Read = tuple[int, TokenLogprob | None]
 _NOT_A_NUMBER = (
@@ -25,24 +30,27 @@ _NOT_A_NUMBER = (
 
 
 class Runner:
-    """Runs rows on a model. ``kv_bits`` (8 or 4) keeps their caches packed.
+    """Runs rows on a model. ``kv_bits`` (8 or 4) keeps their caches packed; ``prefixes`` keeps what was computed.
 
     A row is started, fed by :meth:`prefill` until it has drawn a token, and joins the batch, whose rows take a
     :meth:`step` together; :meth:`force` takes it out again to be fed, :meth:`leave` for good. Rows are run on the
     engine's one thread: MLX streams are thread-local.
     """
 
-    def __init__(self, model: Model, config: ModelConfig, kv_bits: int | None = None) -> None:
+    def __init__(self, model: Model, config: ModelConfig, prefixes: PrefixCache, kv_bits: int | None = None) -> None:
         self.model = model
         self.config = config
+        self.prefixes = prefixes
         self.kv_bits = kv_bits
         self._batch = Batch(model)
 
     def start(self, row: Row) -> None:
-        """Give the row its cache and its sampler."""
+        """Give the row its sampler and its cache, which may hold a part of the prompt already."""
         params = row.request.params
         row.seed = fresh_seed() if params.seed is None else params.seed
         row.cache = KVCache(self.config, kv_bits=self.kv_bits, kernels=self.model.kernels)
+        row.cached = row.held = self.prefixes.fetch(row.request.prompt[:-1], row.cache)
+        del row.feed[: row.cached]
         row.sampler = Sampler([params], [row.seed], self.config.vocab_size)
         row.state = row.sampler.start([row.request.prompt])
 
@@ -56,6 +64,8 @@ class Runner:
             mx.eval(hidden)
         else:
             self._draw(row, self.model.head(hidden[:, -1:])[:, -1])
+            if row.held - row.cached >= SOON:
+                self._store(row)
 
     def join(self, rows: Sequence[Row]) -> None:
         """Let rows that have drawn a token take part in the steps."""
@@ -76,12 +86,20 @@ class Runner:
         self._batch.leave(row, keep=True)
         assert row.sampler is not None and row.state is not None
         row.feed.extend(tokens)
+        row.tokens.extend(tokens)
         row.state = row.sampler.force(row.state, 0, tokens)
 
-    def leave(self, row: Row) -> None:
-        """Let go of all that the row has on the device."""
+    def leave(self, row: Row, *, keep: bool) -> None:
+        """Let go of all that the row has on the device; ``keep``: keep what it has computed for others."""
+        if keep and row.held:
+            self._store(row)
         self._batch.leave(row, keep=False)
         row.cache = row.ahead = row.state = None
+
+    def _store(self, row: Row) -> None:
+        cache, index = (row.cache, 0) if row.place is None else (self._batch.cache, row.place)
+        if cache is not None:
+            self.prefixes.store(row.tokens[: row.held], cache, index)
 
     def _draw(self, row: Row, logits: mx.array) -> None:
         assert row.sampler is not None and row.state is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,10 +42,10 @@ def asked(index: int) -> Ask:
 
 
 def said(events: list[Event]) -> list[Any]:
-    """All but the times."""
+    """All but the times, and what was found in the cache."""
     *deltas, finished = events
     assert isinstance(finished, Finished)
-    return [*deltas, finished.finish_reason, finished.usage]
+    return [*deltas, finished.finish_reason, replace(finished.usage, cached_tokens=0)]
 
 
 @pytest.fixture
@@ -71,10 +72,10 @@ def name(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_every_request_gives_what_it_gives_alone(
     name: str, kv_bits: int | None, cheap: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Texts, tokens, log-probabilities to the bit, and usage."""
+    """Texts, tokens, log-probabilities to the bit, and usage; whatever is found of former prompts and answers."""
     monkeypatch.setattr(batches, "CHEAP", cheap)
     count = 24
-    with Qwen3.load(name, kv_bits=kv_bits, max_batch=1) as q:
+    with Qwen3.load(name, kv_bits=kv_bits, max_batch=1, prefix_cache_bytes=0) as q:
         alone = [said(list(asked(index)(q))) for index in range(count)]
     assert max(sizes) == 1
     with Qwen3.load(name, kv_bits=kv_bits, max_batch=7) as q:
@@ -83,3 +84,17 @@ def test_every_request_gives_what_it_gives_alone(
     assert max(sizes) == 7
     for index in range(count):
         assert together[index] == alone[index], index
+
+
+@pytest.mark.slow
+def test_two_hundred_requests_in_any_company(sizes: list[int]) -> None:
+    """Alone, two, eight and 32 at a time, and once more over all that these have left in the cache."""
+    count, seen = 200, []
+    for rows, budget in ((1, 0), (2, 0), (8, 0), (32, 1 << 30)):
+        with Qwen3.load("demo", max_batch=rows, prefix_cache_bytes=budget) as q:
+            for _ in range(2 if budget else 1):
+                streams = [asked(index)(q) for index in range(count)]
+                seen.append([said(list(stream)) for stream in streams])
+        assert max(sizes) > rows // 2, "so many rows have been together"
+    for others in seen[1:]:
+        assert others == seen[0]

@@ -104,7 +104,7 @@ class ToyRunner:
     def read(self, unread: list[tuple[Row, Any]]) -> list[tuple[Row, tuple[int, None]]]:
         return [(row, (ahead.token, None)) for row, ahead in unread]
 
-    def leave(self, row: Row) -> None:
+    def leave(self, row: Row, *, keep: bool) -> None:
         if row.place is not None:
             self.rows.remove(row)
             row.place = None
@@ -119,6 +119,7 @@ class ToyRunner:
             row.state = ahead.before
         row.ahead = None
         row.feed.extend(tokens)
+        row.tokens.extend(tokens)
         row.state += len(tokens)  # type: ignore[operator,assignment]
 
     def _forward(self, row: Row, tokens: list[int], *, draw: bool) -> None:
