@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import hub
+from . import costs, hub
 from .config import ModelConfig
 from .control.collect import collect
-from .engine.engine import Engine, LocalEngine
+from .engine.engine import STALL, Engine, LocalEngine
+from .engine.pace import Pace
 from .engine.streams import EventStream, astream
 from .errors import CheckpointError, InvalidRequest
 from .text.chat import ChatTemplate, ends_in_thinking, thinking_requested
@@ -65,13 +66,15 @@ class Qwen3:
         context: int | None = None,
         max_batch: int = 8,
         prefix_cache_bytes: int | None = None,
+        stall: float = STALL,
     ) -> Qwen3:
         """Load a checkpoint by name, alias or path (see ``qwen3_mlx.hub``).
 
         ``bits`` quantizes an unquantized checkpoint while loading; ``kv_bits`` (8 or 4) keeps the cache quantized;
         ``context`` bounds prompt and answer together, in tokens (default: what the checkpoint was made for);
         ``max_batch``: how many requests run at a time, the others wait; ``prefix_cache_bytes``: what is kept of
-        former requests for those that begin alike (default: a tenth of the memory that is free at first; 0: nothing).
+        former requests for those that begin alike (default: a tenth of the memory that is free at first; 0: nothing);
+        ``stall``: seconds that prompts of others may keep a running answer from its next token.
 
         Raises ``ModelNotFound``, ``Unavailable``, ``UnsupportedModel``, ``CheckpointError``, ``MemoryLimit``,
         ``InvalidRequest``.
@@ -87,6 +90,8 @@ class Qwen3:
             raise InvalidRequest(
                 f"prefix_cache_bytes must be 0 or more bytes, not {prefix_cache_bytes!r}", param="prefix_cache_bytes"
             )
+        if not isinstance(stall, int | float) or isinstance(stall, bool) or not stall > 0:
+            raise InvalidRequest(f"stall must be a number of seconds above 0, not {stall!r}", param="stall")
         folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
@@ -116,6 +121,8 @@ class Qwen3:
             context=context,
             vocab_size=config.vocab_size,
             max_rows=max_batch,
+            stall=stall,
+            pace=Pace(costs.attention_depth(config)),
             load_s=time.perf_counter() - begun,
         )
         return cls(str(name_or_path), model, config, tokenizer, template, defaults, engine, context)

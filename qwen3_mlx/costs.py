@@ -69,6 +69,12 @@ def active_parameters(config: ModelConfig) -> int:
     return whole.total - idle - (0 if config.tie_word_embeddings else whole.embedding)
 
 
+def attention_depth(config: ModelConfig) -> float:
+    """Tokens of context at which attention takes as many operations for a token as all weights do: 2 for each weight,
+    and for each position 2 a coordinate of every query head, once for keys and once for values."""
+    return active_parameters(config) / (2 * config.num_hidden_layers * config.q_size)
+
+
 def weight_bytes(config: ModelConfig, itemsize: int = 2, spec: QuantSpec | None = None) -> int:
     """Bytes of all weights, ``itemsize`` bytes each, or packed as ``spec``.
 

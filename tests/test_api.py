@@ -252,6 +252,8 @@ def test_bad_requests_name_what_is_wrong_and_leave_the_engine_alone(demo: Qwen3,
         {"context": "100"},
         {"context": 100.5},
         {"bits": 7},
+        {"stall": 0},
+        {"stall": "fast"},
     ],
 )
 def test_bad_options_are_refused_by_name(options: dict[str, object]) -> None:

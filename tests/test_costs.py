@@ -104,6 +104,12 @@ def test_known_cache_sizes() -> None:
     assert costs.kv_bytes_per_token(config, 8) * 32768 == pytest.approx(3.2e9 * 8.5 / 16, rel=0.01)
 
 
+def test_where_attention_costs_as_much_as_the_weights() -> None:
+    """8B: 7.57e9 weights at work, 36 layers of 4096 query coordinates."""
+    depth = costs.attention_depth(ModelConfig.from_dict(RELEASED["Qwen3-8B"]))
+    assert depth == pytest.approx(7.57e9 / (2 * 36 * 4096), rel=0.01)
+
+
 @pytest.mark.parametrize("name", ["dense", "moe-many-tokens", "yarn-moe"])
 def test_activations_bound_what_a_forward_pass_takes(name: str) -> None:
     config = ModelConfig.from_dict(CASES[name].config)

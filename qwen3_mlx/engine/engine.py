@@ -18,13 +18,15 @@ from ..control.controller import Controller, Vocabulary
 from ..errors import ContextOverflow, EngineError, InvalidRequest
 from ..types import Request
 from .loop import TokenLoop
+from .pace import Pace
 from .row import Clock, Row, Sink, Ticket
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from .runner import Runner
 
-PREFILL_CHUNK = 512
+PREFILL_CHUNK = 512  # tokens
+STALL = 0.25  # seconds
 
 
 class Engine(Protocol):
@@ -43,8 +45,9 @@ class LocalEngine:
     """The engine in this process.
 
     ``runner`` is only ever used on the engine's own thread. ``max_rows`` requests run at a time, the others wait their
-    turn. ``context`` bounds prompt and answer together, in tokens. The thread starts with the first request and ends
-    with ``close``, with the engine's last reference, or with the interpreter.
+    turn. ``context`` bounds prompt and answer together, in tokens. A step prefills ``chunk`` tokens at most, and fewer
+    where two tokens of a running stream would otherwise be more than ``stall`` seconds apart. The thread starts with
+    the first request and ends with ``close``, with the engine's last reference, or with the interpreter.
     """
 
     def __init__(
@@ -56,12 +59,14 @@ class LocalEngine:
         vocab_size: int,
         max_rows: int = 1,
         chunk: int = PREFILL_CHUNK,
+        stall: float = STALL,
+        pace: Pace | None = None,
         load_s: float = 0.0,
     ) -> None:
         self._vocabulary = vocabulary
         self._context = context
         self._vocab_size = vocab_size
-        self._loop: TokenLoop | None = TokenLoop(runner, Scheduler(max_rows, chunk), context, load_s)
+        self._loop: TokenLoop | None = TokenLoop(runner, Scheduler(max_rows, chunk, stall), context, load_s, pace)
         self._lock = threading.Lock()
         self._stop: weakref.finalize[[TokenLoop, threading.Thread], LocalEngine] | None = None
 

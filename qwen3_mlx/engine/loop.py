@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..control.controller import Emit, Force, Stop
 from ..errors import EngineError, QwenError
 from ..types import Event, Finished, FinishReason
+from .pace import Pace
 from .row import Row
 from .scheduler import Plan, Scheduler
 
@@ -25,20 +26,23 @@ if TYPE_CHECKING:
 class TokenLoop:
     """Takes rows from ``inbox`` and plays them to their end; ``None`` in the inbox ends the loop.
 
-    ``context`` bounds prompt and answer of a row together, in tokens.
+    ``context`` bounds prompt and answer of a row together, in tokens; ``pace`` learns what passes take.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler[Row], context: int, load_s: float) -> None:
+    def __init__(
+        self, runner: Runner, scheduler: Scheduler[Row], context: int, load_s: float, pace: Pace | None = None
+    ) -> None:
         self.inbox: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._runner = runner
         self._scheduler = scheduler
         self._context = context
         self._load_s = load_s
+        self._pace = pace or Pace()
 
     def serve(self) -> None:
         while self._receive():
             self._sweep()
-            self._run(self._scheduler.plan())
+            self._run(self._scheduler.plan(self._pace))
             self._sweep()
         for row in [*self._scheduler.running, *self._scheduler.waiting]:
             self._end(row, "cancelled")
@@ -51,15 +55,18 @@ class TokenLoop:
             if row is None:
                 return False
             self._scheduler.add(row)
+            if idle:
+                self._pace.begin(time.perf_counter())
             idle = False
         return True
 
     def _run(self, plan: Plan[Row]) -> None:
         if plan.decode:
             self._step(plan.decode)
-        if plan.prefill is not None:
-            row, count = plan.prefill
+        for row, count in plan.prefill:
             self._guard(row, self._prefill, count)
+        if plan.prefill and not plan.decode and plan.prefill[-1][0].pending:
+            self._pace.done(time.perf_counter())  # all but the last chunk of a prompt is waited for
 
     def _guard(self, row: Row, work: Callable[..., None], *given: Any) -> None:
         if row.closing is not None:
@@ -74,7 +81,9 @@ class TokenLoop:
             row.clock.started = time.perf_counter()
             self._runner.start(row)
             self._apply(row, row.controller.start())
+        held = row.held
         self._runner.prefill(row, count)
+        self._pace.fed(row.held - held, held)
 
     def _step(self, rows: tuple[Row, ...]) -> None:
         """The next step of all rows, and what their last one has drawn."""
@@ -87,6 +96,8 @@ class TokenLoop:
                 self._fail(row, error)
             return
         now = time.perf_counter()
+        self._pace.done(now)
+        self._pace.stepped()
         for row, result in drawn:
             self._guard(row, self._judge, result, now)
             if row in full and row.closing is None:

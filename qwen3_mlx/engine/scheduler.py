@@ -1,16 +1,34 @@
 """What to run next: pure decisions over request slots. Knows neither weights nor clocks nor threads.
 
 A slot is a running or waiting request, seen only as the number of tokens that must still go through the model before
-its next token can be drawn (the prompt at first, forced tokens later). Slots are admitted first come, first served;
-each step prefills one chunk of the oldest slot that needs it and decodes every slot that is ready, so that a long
-prompt never holds running streams back for longer than one chunk.
+its next token can be drawn (the prompt at first, forced tokens later). Slots are admitted first come, first served, and
+none overtakes one that waits for memory. Each step decodes every slot that is ready and prefills some tokens of others.
+
+How many: while some slot streams, as many as ``pace`` says fit into what a step leaves of ``stall``, the longest time
+that should pass between two tokens of a stream; else ``chunk``. At least ``LEAST``, so that prompts move on even where
+a step alone takes that long.
+
+Whose: those of a stream that is fed forced tokens, alone. Of prompts, the oldest and the one with the fewest tokens
+left take turns, so that the oldest has half of the work; what a turn leaves goes on to the others, the shortest first.
+So a short prompt does not wait behind a long one, and none starves: the oldest takes twice its time at most, and
+everyone becomes the oldest.
+
+What is bounded is the time between two tokens that are drawn one after the other; where tokens are forced in between,
+their own pass and a step come on top.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
+
+from .pace import Pace
+
+LEAST = 16
+# Of the time that a step leaves: the rest is for what the forecast does not know, such as rows that join.
+USED = 0.9
 
 
 class Slot(Protocol):
@@ -21,29 +39,45 @@ class Slot(Protocol):
         """Tokens to feed before the next one can be drawn; 0 when the slot is ready to decode."""
         ...
 
+    @property
+    def held(self) -> int:
+        """Tokens that were fed already: those to come attend to them."""
+        ...
+
+    @property
+    def sampled(self) -> int:
+        """Tokens that were drawn: from the first on, somebody may be reading."""
+        ...
+
 
 S = TypeVar("S", bound=Slot)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan(Generic[S]):
-    """One step of the engine: at most one chunk of prefill, and the slots to decode."""
+    """One step of the engine: the slots to decode, then tokens to prefill, slot by slot."""
 
-    prefill: tuple[S, int] | None = None
+    prefill: tuple[tuple[S, int], ...] = ()
     decode: tuple[S, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.prefill is not None or bool(self.decode)
+        return bool(self.prefill or self.decode)
 
 
 @dataclass(slots=True)
 class Scheduler(Generic[S]):
-    """First come, first served, at most ``max_rows`` at a time, prompts in chunks of ``chunk`` tokens."""
+    """At most ``max_rows`` slots run at a time, each let in by ``admits``; at most ``chunk`` tokens are prefilled a
+    step, fewer where ``stall`` (seconds) asks for it. ``_ahead``: how much more work was done for the oldest prompt
+    than for the others since it is the oldest."""
 
     max_rows: int
     chunk: int
+    stall: float
+    admits: Callable[[S], bool] = lambda slot: True
     waiting: deque[S] = field(default_factory=deque)
     running: list[S] = field(default_factory=list)
+    _oldest: S | None = None
+    _ahead: float = 0.0
 
     def add(self, slot: S) -> None:
         self.waiting.append(slot)
@@ -55,8 +89,46 @@ class Scheduler(Generic[S]):
         elif slot in self.waiting:
             self.waiting.remove(slot)
 
-    def plan(self) -> Plan[S]:
-        while self.waiting and len(self.running) < self.max_rows:
+    def plan(self, pace: Pace) -> Plan[S]:
+        while self.waiting and len(self.running) < self.max_rows and self.admits(self.waiting[0]):
             self.running.append(self.waiting.popleft())
-        prefill = next(((slot, min(slot.pending, self.chunk)) for slot in self.running if slot.pending), None)
-        return Plan(prefill, tuple(slot for slot in self.running if not slot.pending))
+        decode = tuple(slot for slot in self.running if not slot.pending)
+        return Plan(tuple(self._prefill(pace, bool(decode))), decode)
+
+    def _prefill(self, pace: Pace, decoding: bool) -> list[tuple[S, int]]:
+        queue = self._queue()
+        bounded = decoding or any(slot.sampled for slot in queue)
+        if decoding and not pace.step_s:
+            return []  # a step alone, to know what it takes
+        tokens, seconds = self.chunk, USED * self.stall - (pace.step_s if decoding else 0.0)
+        pieces: list[tuple[S, int]] = []
+        for slot in queue:
+            count = min(slot.pending, tokens)
+            if bounded:
+                count = min(count, pace.tokens(seconds, slot.held))
+            least = min(LEAST, slot.pending, self.chunk)
+            if count < least:
+                if pieces:
+                    break
+                count = least
+            pieces.append((slot, count))
+            tokens -= count
+            seconds -= pace.seconds(count, slot.held)
+            self._ahead += pace.work(count, slot.held) * (1 if slot is self._oldest else -1)
+        return pieces
+
+    def _queue(self) -> list[S]:
+        """The slots to feed, in the order of this turn."""
+        if streams := [slot for slot in self.running if slot.pending and slot.sampled]:
+            return streams
+        prompts = [slot for slot in self.running if slot.pending and not slot.sampled]
+        if not prompts:
+            return []
+        oldest = prompts[0]
+        if oldest is not self._oldest or len(prompts) == 1:
+            self._oldest, self._ahead = oldest, 0.0
+        prompts.sort(key=lambda slot: slot.pending)
+        if self._ahead <= 0:
+            prompts.remove(oldest)
+            prompts.insert(0, oldest)
+        return prompts

@@ -72,14 +72,19 @@ class ToyRunner:
         self.fails_at = fails_at
         self.gate = gate
         self.threads: set[int] = set()
-        self.fed: list[list[int]] = []
+        self._fed: list[tuple[float, list[int]]] = []
         self.chunks: list[int] = []
         self.rows: list[Row] = []
         self.together: list[int] = []
 
+    @property
+    def fed(self) -> list[list[int]]:
+        """What each request has been fed, in the order in which they were submitted."""
+        return [tokens for _, tokens in sorted(self._fed, key=lambda one: one[0])]
+
     def start(self, row: Row) -> None:
         cache: Any = ToyCache()
-        self.fed.append(cache.tokens)
+        self._fed.append((row.clock.submitted, cache.tokens))
         row.cache = cache
         row.state = 0  # type: ignore[assignment]
 

@@ -1,0 +1,92 @@
+"""The longest time between two tokens of a running stream while long prompts arrive, against the bound that is set.
+
+    python -m benchmarks.stall [--model demo] [--prompts 4] [--length 32768] [--stall 0.25]
+
+One answer is streamed that cannot end by itself, while prompts of ``--length`` random letters come one after the other
+(at most the model's context). Reported: the gaps between its tokens alone, and while others are being prefilled with
+the bound and without it (``stall`` of an hour: full chunks); and how fast the long prompts went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import threading
+import time
+
+from qwen3_mlx import Finished, Qwen3, SamplingParams, TextDelta
+
+from .sides import machine
+
+
+def prompt(q: Qwen3, length: int, seed: int) -> str:
+    """A text of about ``length`` tokens, like no other."""
+    rng = random.Random(seed)
+    words: list[str] = []
+    while True:
+        words += ["".join(rng.choices("abcdefghij", k=4)) for _ in range(length // 8)]
+        text = " ".join(words)
+        tokens = q.tokenizer.encode(text)
+        if len(tokens) >= length:
+            return q.tokenizer.decode(tokens[: length - 8])
+
+
+def gaps(q: Qwen3, prompts: list[str]) -> tuple[list[float], list[float], float]:
+    """Seconds between tokens of a stream before and while ``prompts`` are prefilled, and seconds that these took."""
+    endless = SamplingParams(temperature=1.0, seed=1, logit_bias={i: -100.0 for i in q.tokenizer.eos_ids})
+    alone: list[float] = []
+    busy: list[float] = []
+    took: list[float] = []
+    over, working = threading.Event(), threading.Event()
+
+    def others() -> None:
+        working.set()
+        begun = time.perf_counter()
+        for text in prompts:
+            for event in q.stream_raw(text, params=SamplingParams(temperature=0, max_tokens=1)):
+                assert event
+        took.append(time.perf_counter() - begun)
+        working.clear()
+        over.set()
+
+    thread, last = threading.Thread(target=others), 0.0
+    with q.stream_raw("One ", params=endless) as stream:
+        for index, event in enumerate(stream):
+            assert not isinstance(event, Finished), "the stream was to outlast the prompts: take fewer or shorter ones"
+            if over.is_set():
+                break
+            if index == 100:
+                thread.start()
+            if isinstance(event, TextDelta):
+                now = time.perf_counter()
+                if last and index > 5:
+                    (busy if working.is_set() else alone).append(now - last)
+                last = now
+    thread.join()
+    return alone, busy, took[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--length", type=int, default=32768)
+    parser.add_argument("--stall", type=float, default=0.25)
+    args = parser.parse_args()
+    for bound in (args.stall, 3600.0):
+        with Qwen3.load(args.model, stall=bound, prefix_cache_bytes=0) as q:
+            length = min(args.length, q.context - 2)
+            alone, busy, took = gaps(q, [prompt(q, length, seed) for seed in range(args.prompts)])
+        print(f"bound {bound:g} s: {args.prompts} prompts of {length} tokens in {took:.1f} s", end="")
+        print(f" ({args.prompts * length / took:,.0f} tokens/s)")
+        for name, seen in (("alone", alone), ("beside them", busy)):
+            over, ordered = sum(gap > bound for gap in seen), sorted(seen)
+            print(f"  {name:12} {len(seen):6} gaps, median {1e3 * statistics.median(seen):8.1f} ms,", end="")
+            print(f" 99 % {1e3 * ordered[len(seen) * 99 // 100]:8.1f} ms, longest {1e3 * max(seen):8.1f} ms,", end="")
+            print(f" over the bound {over}")
+    print(f"  {machine()}")
+
+
+if __name__ == "__main__":
+    main()
