@@ -27,8 +27,8 @@ from typing import Generic, Protocol, TypeVar
 from .pace import Pace
 
 LEAST = 16
-# Of the time that a step leaves: the rest is for what the forecast does not know, such as rows that join.
-USED = 0.9
+# Of the bound: the rest is for what the forecast does not know, such as rows that join and other programs.
+USED = 0.8
 
 
 class Slot(Protocol):
