@@ -86,5 +86,5 @@ if __name__ == "__main__":
     from qwen3_mlx.cli import model
 
     turns = [Turn(**turn) for turn in json.loads(os.environ["SCRIPT"])]
-    model.load = lambda options: ScriptedModel(turns)  # type: ignore[assignment]
+    model.load = lambda options, once: ScriptedModel(turns)  # type: ignore[assignment]
     sys.exit(cli.main())
