@@ -17,9 +17,10 @@ from .engine.streams import EventStream, Then, astream
 from .errors import CheckpointError, InvalidRequest
 from .text.chat import ChatTemplate, ends_in_thinking, thinking_requested
 from .text.defaults import Defaults
+from .text.explain import explain
 from .text.next_turn import next_prompt
 from .text.tokenizer import Tokenizer
-from .types import Completion, Event, KernelMode, Message, Request, SamplingParams
+from .types import CacheReport, Completion, Event, KernelMode, Message, Request, SamplingParams
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -164,6 +165,15 @@ class Qwen3:
         """The prompt's token ids. Control tokens in user text, tool results and tool schemas stay plain text."""
         return self._template.encode(_messages(messages), tools=tools, thinking=thinking, tokenizer=self.tokenizer)
 
+    def explain_cache(self, messages: Messages, thinking: bool = True, tools: Tools | None = None) -> CacheReport:
+        """How much of this prompt need not be computed, and what in it is not as it was before; computes nothing.
+
+        What is compared with is what was used last. A request that runs is stored when its prompt, if that is long, or
+        else its answer has ended.
+        """
+        prompt = self.encode(messages, thinking, tools)
+        return explain(prompt, *self._prefixes.match(prompt), self.tokenizer)
+
     # -- generation ----------------------------------------------------------------------------------------------
 
     def stream(
@@ -195,8 +205,14 @@ class Qwen3:
             return collect(events)
 
     def extend(self, completion: Completion, thinking_budget: int | None = None) -> Completion:
+        """``stream_extend`` collected."""
+        with self.stream_extend(completion, thinking_budget) as events:
+            return collect(events)
+
+    def stream_extend(self, completion: Completion, thinking_budget: int | None = None) -> EventStream:
         """Let a thought that was closed because its budget was spent go on, with this budget in all (``None``: without
-        one), and answer again. What comes is what would have come if it had not been closed.
+        one), and answer again. What comes, the thought so far included, is what would have come if it had not been
+        closed.
 
         The tokens so far are not computed again if they are still in the cache. Raises ``InvalidRequest`` for a thought
         that ended by itself, or a budget that is spent already.
@@ -206,8 +222,7 @@ class Qwen3:
             raise InvalidRequest("this thought was not closed by its budget: there is nothing to extend")
         if thinking_budget is not None and (type(thinking_budget) is not int or thinking_budget < 0):
             raise _budget_error(thinking_budget)
-        with EventStream(self._engine, replace(request, thinking_budget=thinking_budget)) as events:
-            return collect(events)
+        return EventStream(self._engine, replace(request, thinking_budget=thinking_budget))
 
     def astream(
         self,

@@ -162,6 +162,23 @@ Event = ThinkingDelta | TextDelta | ToolCallDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What of a prompt is in the prefix cache.
+
+    ``prompt_tokens``, ``cached_tokens``: how many there are, and how many of them need not be computed.
+    ``diverges_at``: the index of the first token that differs from what is stored, or ``None`` if none does; ``stored``
+    and ``asked``: the two texts from there on, cut short. ``reason``: one sentence.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    diverges_at: int | None
+    stored: str
+    asked: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A whole answer. ``content`` and ``reasoning_content`` are ``None`` when empty; ``resume``: that of ``Finished``,
     for ``Qwen3.extend``."""

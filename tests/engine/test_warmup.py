@@ -123,3 +123,16 @@ def test_without_a_cache_nothing_is_expected() -> None:
         stream = q.stream("How many r are in pear?", params=GREEDY)
         assert stream._then is None
         list(stream)
+
+
+def test_the_cache_explains_itself(q: Qwen3) -> None:
+    messages: list[Any] = [{"role": "user", "content": "How many r are in strawberry?"}]
+    assert q.explain_cache(messages).reason == "nothing is stored"
+    answer = q.generate(messages, params=GREEDY)
+    idle(q)
+    assert q.explain_cache(messages).reason == "the whole prompt is stored"
+    report = q.explain_cache([*messages, answer.to_message(), {"role": "user", "content": "And in pear?"}])
+    assert report.reason == "all that is stored is used, and new text follows"
+    report = q.explain_cache([{"role": "user", "content": "How many p are in strawberry?"}])
+    assert report.reason == "the first message of the user changed"
+    assert report.stored.startswith(" r") and report.asked.startswith(" p")
