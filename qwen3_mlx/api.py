@@ -288,7 +288,7 @@ class Qwen3:
 
         def then(events: Sequence[Event]) -> None:
             completion = collect(events)
-            if completion.finish_reason in ("stop", "tool_calls"):
+            if completion.finish_reason != "cancelled":
                 engine.expect(functools.partial(render, completion))
 
         return then
