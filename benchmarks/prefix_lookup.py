@@ -45,7 +45,7 @@ def main() -> None:
 
     def ours() -> float:
         begun = time.perf_counter()
-        nodes, length = prefixes._walk(packed(asked))
+        _, length = prefixes._walk(packed(asked))
         assert length == half // 2
         return (time.perf_counter() - begun) * 1e3
 
