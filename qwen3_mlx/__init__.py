@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UnsupportedModel,
     )
     from .types import (
+        CacheReport,
         Completion,
         Event,
         Finished,
@@ -62,6 +63,7 @@ _HOMES = {
         "UnsupportedModel",
     ),
     "types": (
+        "CacheReport",
         "Completion",
         "Event",
         "Finished",
@@ -80,6 +82,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CacheReport",
     "CheckpointError",
     "Completion",
     "ContextOverflow",

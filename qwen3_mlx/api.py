@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +14,19 @@ from .config import ModelConfig
 from .control.collect import collect
 from .engine.engine import STALL, Engine, LocalEngine
 from .engine.pace import Pace
-from .engine.streams import EventStream, astream
+from .engine.streams import EventStream, Then, astream
 from .errors import CheckpointError, InvalidRequest
 from .text.chat import ChatTemplate, ends_in_thinking, thinking_requested
 from .text.defaults import Defaults
+from .text.explain import explain
+from .text.next_turn import next_prompt
 from .text.tokenizer import Tokenizer
-from .types import Completion, Event, KernelMode, Message, Request, SamplingParams
+from .types import CacheReport, Completion, Event, KernelMode, Message, Request, SamplingParams
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
+    from .cache.prefix import PrefixCache
     from .model.qwen3 import Qwen3 as Model
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
@@ -31,7 +36,7 @@ Tools = Sequence[Mapping[str, Any]]
 class Qwen3:
     """A loaded checkpoint: model, tokenizer, chat template and engine. Use ``Qwen3.load``.
 
-    Methods may be called from any thread; the engine runs requests one after another on a thread of its own.
+    Methods may be called from any thread; the engine runs requests, several at a time, on a thread of its own.
     ``messages`` is a list in OpenAI's shape (dicts or ``Message``), or a string: one user message.
     """
 
@@ -44,6 +49,7 @@ class Qwen3:
         template: ChatTemplate,
         defaults: Defaults,
         engine: Engine,
+        prefixes: PrefixCache,
         context: int,
     ) -> None:
         self.name = name
@@ -54,6 +60,7 @@ class Qwen3:
         self._template = template
         self._defaults = defaults
         self._engine = engine
+        self._prefixes = prefixes
 
     @classmethod
     def load(
@@ -115,8 +122,9 @@ class Qwen3:
         if prefix_cache_bytes is None:
             prefix_cache_bytes = free_memory() // 10
         model, _ = load_model(folder, bits=bits, kernels=kernels)
+        prefixes = PrefixCache(prefix_cache_bytes)
         engine = LocalEngine(
-            Runner(model, config, PrefixCache(prefix_cache_bytes), kv_bits),
+            Runner(model, config, prefixes, kv_bits),
             tokenizer,
             context=context,
             vocab_size=config.vocab_size,
@@ -125,7 +133,7 @@ class Qwen3:
             pace=Pace(costs.attention_depth(config)),
             load_s=time.perf_counter() - begun,
         )
-        return cls(str(name_or_path), model, config, tokenizer, template, defaults, engine, context)
+        return cls(str(name_or_path), model, config, tokenizer, template, defaults, engine, prefixes, context)
 
     # -- the model itself ----------------------------------------------------------------------------------------
 
@@ -164,6 +172,15 @@ class Qwen3:
         """The prompt's token ids. Control tokens in user text, tool results and tool schemas stay plain text."""
         return self._template.encode(_messages(messages), tools=tools, thinking=thinking, tokenizer=self.tokenizer)
 
+    def explain_cache(self, messages: Messages, thinking: bool = True, tools: Tools | None = None) -> CacheReport:
+        """How much of this prompt need not be computed, and what in it is not as it was before; computes nothing.
+
+        What is compared with is what was used last. A request that runs is stored when its prompt, if that is long, or
+        else its answer has ended.
+        """
+        prompt = self.encode(messages, thinking, tools)
+        return explain(prompt, *self._prefixes.match(prompt), self.tokenizer)
+
     # -- generation ----------------------------------------------------------------------------------------------
 
     def stream(
@@ -179,7 +196,8 @@ class Qwen3:
         ``thinking_budget`` bounds the thought, in tokens: when it is spent, an early-stop sentence is put in the
         model's mouth and the answer follows. Raises ``InvalidRequest`` for what cannot be served, before anything runs.
         """
-        return EventStream(self._engine, self._request(messages, thinking, thinking_budget, tools, params))
+        request = self._request(messages, thinking, thinking_budget, tools, params)
+        return EventStream(self._engine, request, self._then(messages, thinking, tools))
 
     def generate(
         self,
@@ -193,6 +211,26 @@ class Qwen3:
         with self.stream(messages, thinking, thinking_budget, tools, params) as events:
             return collect(events)
 
+    def extend(self, completion: Completion, thinking_budget: int | None = None) -> Completion:
+        """``stream_extend`` collected."""
+        with self.stream_extend(completion, thinking_budget) as events:
+            return collect(events)
+
+    def stream_extend(self, completion: Completion, thinking_budget: int | None = None) -> EventStream:
+        """Let a thought that was closed because its budget was spent go on, with this budget in all (``None``: without
+        one), and answer again. What comes, the thought so far included, is what would have come if it had not been
+        closed.
+
+        The tokens so far are not computed again if they are still in the cache. Raises ``InvalidRequest`` for a thought
+        that ended by itself, or a budget that is spent already.
+        """
+        request = completion.resume
+        if request is None:
+            raise InvalidRequest("this thought was not closed by its budget: there is nothing to extend")
+        if thinking_budget is not None and (type(thinking_budget) is not int or thinking_budget < 0):
+            raise _budget_error(thinking_budget)
+        return EventStream(self._engine, replace(request, thinking_budget=thinking_budget))
+
     def astream(
         self,
         messages: Messages,
@@ -202,7 +240,8 @@ class Qwen3:
         params: SamplingParams | None = None,
     ) -> AsyncIterator[Event]:
         """``stream`` for asyncio: ``async for event in q.astream(...)``."""
-        return astream(self._engine, self._request(messages, thinking, thinking_budget, tools, params))
+        request = self._request(messages, thinking, thinking_budget, tools, params)
+        return astream(self._engine, request, self._then(messages, thinking, tools))
 
     def stream_raw(self, prompt: str, params: SamplingParams | None = None) -> EventStream:
         """Continue a text as it is: no template, no thinking, no tools; control tokens in it are control."""
@@ -234,9 +273,7 @@ class Qwen3:
         params: SamplingParams | None,
     ) -> Request:
         if thinking_budget is not None and (type(thinking_budget) is not int or thinking_budget < 0):
-            raise InvalidRequest(
-                f"thinking_budget must be 0 or more tokens, not {thinking_budget!r}", param="thinking_budget"
-            )
+            raise _budget_error(thinking_budget)
         conversation = _messages(messages)
         resolved = self._params(params, thinking=thinking_requested(conversation, thinking))
         prompt = self.encode(conversation, thinking, tools)
@@ -249,10 +286,28 @@ class Qwen3:
             tools=tuple(tools or ()),
         )
 
+    def _then(self, messages: Messages, thinking: bool, tools: Tools | None) -> Then | None:
+        """After an answer: have the next turn's beginning computed in idle time."""
+        if not self._prefixes.budget:
+            return None
+        engine = self._engine
+        render = functools.partial(next_prompt, self._template, self.tokenizer, _messages(messages), thinking, tools)
+
+        def then(events: Sequence[Event]) -> None:
+            completion = collect(events)
+            if completion.finish_reason != "cancelled":
+                engine.expect(functools.partial(render, completion))
+
+        return then
+
     def _params(self, params: SamplingParams | None, thinking: bool) -> SamplingParams:
         if params is not None and not isinstance(params, SamplingParams):
             raise InvalidRequest(f"params must be SamplingParams, not {type(params).__name__}", param="params")
         return self._defaults.resolve(params or SamplingParams(), thinking, self.config.vocab_size)
+
+
+def _budget_error(budget: object) -> InvalidRequest:
+    return InvalidRequest(f"thinking_budget must be 0 or more tokens, not {budget!r}", param="thinking_budget")
 
 
 def _messages(messages: Messages) -> list[dict[str, Any]]:

@@ -74,7 +74,9 @@ class Request:
     """What the engine is asked for: token ids in, with everything about sampling already resolved.
 
     ``thinking`` is the mode the prompt was rendered for; ``in_thinking`` says that the prompt ends inside an open
-    ``<think>`` block. With ``raw`` the output is plain text: no thinking, no tool calls are looked for.
+    ``<think>`` block. With ``raw`` the output is plain text: no thinking, no tool calls are looked for. ``generated``:
+    tokens of the answer, with what was reported of them, that are there already: it goes on behind them as if they had
+    just been drawn.
     """
 
     prompt: tuple[int, ...]
@@ -84,6 +86,7 @@ class Request:
     thinking_budget: int | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     raw: bool = False
+    generated: tuple[tuple[int, TokenLogprob | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +147,41 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Always the last event of a request that did not fail; a failed one raises its typed error instead."""
+    """Always the last event of a request that did not fail; a failed one raises its typed error instead.
+
+    ``resume``: where a thought was closed because its budget was spent, the request that goes on thinking there.
+    """
 
     finish_reason: FinishReason
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+    resume: Request | None = field(default=None, repr=False)
 
 
 Event = ThinkingDelta | TextDelta | ToolCallDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What of a prompt is in the prefix cache.
+
+    ``prompt_tokens``, ``cached_tokens``: how many there are, and how many of them need not be computed.
+    ``diverges_at``: the index of the first token that differs from what is stored, or ``None`` if none does; ``stored``
+    and ``asked``: the two texts from there on, cut short. ``reason``: one sentence.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    diverges_at: int | None
+    stored: str
+    asked: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer. ``content`` and ``reasoning_content`` are ``None`` when empty."""
+    """A whole answer. ``content`` and ``reasoning_content`` are ``None`` when empty; ``resume``: that of ``Finished``,
+    for ``Qwen3.extend``."""
 
     content: str | None
     reasoning_content: str | None
@@ -164,6 +189,7 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    resume: Request | None = field(default=None, repr=False)
 
     def to_message(self) -> dict[str, Any]:
         """The assistant message to append to a conversation for its next turn."""

@@ -137,7 +137,9 @@ def completion_to_json(model: str, completion: Completion, hide_thinking: bool =
     """``model``, then the fields of ``Completion``, on one line; hidden thinking is null."""
     import dataclasses
 
-    fields = dataclasses.asdict(completion) | {"tool_calls": [call.to_dict() for call in completion.tool_calls]}
+    fields = dataclasses.asdict(dataclasses.replace(completion, resume=None))
+    del fields["resume"]
+    fields["tool_calls"] = [call.to_dict() for call in completion.tool_calls]
     if hide_thinking:
         fields["reasoning_content"] = None
     return json.dumps({"model": model, **fields}, ensure_ascii=False)

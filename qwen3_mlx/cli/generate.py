@@ -81,7 +81,7 @@ def command(
         _refuse_with_raw(system, messages_file, tools_file, options)
     task = _task(prompt, system, messages_file, tools_file, raw)
     view = SilentView() if as_json else PlainView(sys.stdout, sys.stderr, hide_thinking=hide_thinking)
-    with open_model(options) as model:
+    with open_model(options, once=True) as model:
         answer = play(task.start(model, options), view)
     if as_json:
         print(completion_to_json(options.model or "demo", answer.completion(), hide_thinking))

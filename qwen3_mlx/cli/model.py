@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..types import Event, SamplingParams
+from ..types import Completion, Event, SamplingParams
 from .options import Options
 from .terminal import notice
 
@@ -30,13 +30,16 @@ class ChatModel(Protocol):
         params: SamplingParams,
     ) -> Iterator[Event]: ...
 
+    def stream_extend(self, completion: Completion, thinking_budget: int | None) -> Iterator[Event]: ...
+
     def stream_raw(self, prompt: str, *, params: SamplingParams) -> Iterator[Event]: ...
 
     def close(self) -> None: ...
 
 
-def load(options: Options) -> ChatModel:
-    """The real model. The import is here because it brings mlx with it."""
+def load(options: Options, once: bool) -> ChatModel:
+    """The real model. The import is here because it brings mlx with it. ``once``: for one answer, so nothing is kept
+    for a next one."""
     from ..api import Qwen3
 
     return Qwen3.load(
@@ -45,16 +48,18 @@ def load(options: Options) -> ChatModel:
         kv_bits=options.kv_bits,
         context=options.context,
         kernels=options.kernels or "auto",
+        prefix_cache_bytes=0 if once else None,
     )
 
 
 @contextlib.contextmanager
-def open_model(options: Options) -> Iterator[ChatModel]:
-    """Load for the length of a ``with`` block; a load that takes long says so on stderr."""
+def open_model(options: Options, *, once: bool = False) -> Iterator[ChatModel]:
+    """Load for the length of a ``with`` block, ``once`` for a single answer; a load that takes long says so on
+    stderr."""
     if options.model is None:
         notice(f"no --model given: the tiny embedded demo answers; for a real one try --model {SUGGESTED}")
     with _status(f"loading {options.model or 'demo'} ..."):
-        model = load(options)
+        model = load(options, once)
     gc.enable()  # `python -m qwen3_mlx.generate` starts without it
     try:
         yield model

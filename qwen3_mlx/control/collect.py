@@ -31,6 +31,7 @@ def collect(events: Iterable[Event]) -> Completion:
                     finish_reason=event.finish_reason,
                     usage=event.usage,
                     timings=event.timings,
+                    resume=event.resume,
                 )
             case _:
                 if event.id is not None:

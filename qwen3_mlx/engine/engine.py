@@ -7,10 +7,13 @@ nothing but itself down.
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ..control.budget import EARLY_STOP, GRACE, OPENING_NEWLINE
@@ -21,6 +24,7 @@ from .loop import TokenLoop
 from .pace import Pace
 from .row import Clock, Row, Sink, Ticket
 from .scheduler import Scheduler
+from .warmup import Expected
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -34,6 +38,11 @@ class Engine(Protocol):
 
     def submit(self, request: Request, sink: Sink) -> Ticket:
         """Queue a request. Raises ``InvalidRequest`` at once when it can never be served."""
+        ...
+
+    def expect(self, prompt: Expected) -> None:
+        """Compute a prompt when there is nothing else to do, for a request that will begin with it. What it is, is
+        asked only then; it may fail. Does nothing when the engine is closed."""
         ...
 
     def close(self) -> None:
@@ -73,16 +82,26 @@ class LocalEngine:
     def submit(self, request: Request, sink: Sink) -> Ticket:
         request = self._fit(self._check(request))
         row = Row(request, Controller(request, self._vocabulary), sink, Clock(time.perf_counter()))
-        row.feed, row.tokens = list(request.prompt), list(request.prompt)
+        row.tokens = [*request.prompt, *(token for token, _ in request.generated)]
+        row.feed = list(row.tokens)
         with self._lock:
             if self._loop is None:
                 raise EngineError("the engine is closed: load the model again")
-            if self._stop is None:
-                thread = threading.Thread(target=self._loop.serve, name="qwen3-engine", daemon=True)
-                thread.start()
-                self._stop = weakref.finalize(self, _stop, self._loop, thread)
-            self._loop.inbox.put(row)
+            self._serving(self._loop).put(row)
         return row
+
+    def expect(self, prompt: Expected) -> None:
+        with self._lock:
+            if self._loop is not None:
+                self._serving(self._loop).put(partial(_checked, prompt, self._vocab_size, self._context))
+
+    def _serving(self, loop: TokenLoop) -> queue.SimpleQueue[Row | Expected | None]:
+        """The inbox of the loop, which runs from now on."""
+        if self._stop is None:
+            thread = threading.Thread(target=loop.serve, name="qwen3-engine", daemon=True)
+            thread.start()
+            self._stop = weakref.finalize(self, _stop, loop, thread)
+        return loop.inbox
 
     def close(self) -> None:
         with self._lock:
@@ -94,8 +113,9 @@ class LocalEngine:
     def _check(self, request: Request) -> Request:
         if not request.prompt:
             raise InvalidRequest("the prompt is empty: there is nothing to answer", param="prompt")
-        if len(request.prompt) >= self._context:
-            raise ContextOverflow(len(request.prompt), self._context)
+        length = len(request.prompt) + len(request.generated)
+        if length >= self._context:
+            raise ContextOverflow(length, self._context)
         worst = max(request.prompt) if min(request.prompt) >= 0 else min(request.prompt)
         if not 0 <= worst < self._vocab_size:
             raise InvalidRequest(f"token id {worst} is outside the vocabulary of {self._vocab_size:,}", param="prompt")
@@ -110,6 +130,12 @@ class LocalEngine:
         if room < 0:
             raise ContextOverflow(len(request.prompt) + forced + GRACE + 2, self._context)
         return replace(request, thinking_budget=min(request.thinking_budget, room))
+
+
+def _checked(prompt: Expected, vocab_size: int, context: int) -> Sequence[int]:
+    tokens = prompt()
+    assert tokens and min(tokens) >= 0 and max(tokens) < vocab_size and len(tokens) < context
+    return tokens
 
 
 def _stop(loop: TokenLoop, thread: threading.Thread) -> None:

@@ -13,18 +13,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..control.controller import Emit, Force, Stop
-from ..errors import EngineError, QwenError
-from ..types import Event, Finished, FinishReason
+from ..errors import EngineError, InvalidRequest, QwenError
+from ..types import Event, Finished, FinishReason, TokenLogprob
 from .pace import Pace
 from .row import Row
 from .scheduler import Plan, Scheduler
+from .warmup import Expected, Warmup
 
 if TYPE_CHECKING:
     from .runner import Read, Runner
 
 
 class TokenLoop:
-    """Takes rows from ``inbox`` and plays them to their end; ``None`` in the inbox ends the loop.
+    """Takes rows from ``inbox`` and plays them to their end; ``None`` in the inbox ends the loop. When there is nothing
+    to play, it computes prompts that are expected.
 
     ``context`` bounds prompt and answer of a row together, in tokens; ``pace`` learns what passes take.
     """
@@ -32,31 +34,39 @@ class TokenLoop:
     def __init__(
         self, runner: Runner, scheduler: Scheduler[Row], context: int, load_s: float, pace: Pace | None = None
     ) -> None:
-        self.inbox: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Row | Expected | None] = queue.SimpleQueue()
         self._runner = runner
         self._scheduler = scheduler
         self._context = context
         self._load_s = load_s
         self._pace = pace or Pace()
+        self._warmup = Warmup(runner)
 
     def serve(self) -> None:
         while self._receive():
             self._sweep()
-            self._run(self._scheduler.plan(self._pace))
-            self._sweep()
+            if plan := self._scheduler.plan(self._pace):
+                self._run(plan)
+                self._sweep()
+            elif self._warmup:
+                self._warmup.step()
         for row in [*self._scheduler.running, *self._scheduler.waiting]:
             self._end(row, "cancelled")
 
     def _receive(self) -> bool:
-        """Take in new rows; waits for one when there is nothing to run. False when the engine closes."""
-        idle = not self._scheduler.running and not self._scheduler.waiting
+        """Take in new rows; waits for one when there is nothing to do. False when the engine closes."""
+        idle = not (self._scheduler.running or self._scheduler.waiting or self._warmup)
         while idle or not self.inbox.empty():
-            row = self.inbox.get()
-            if row is None:
+            item = self.inbox.get()
+            if item is None:
                 return False
-            self._scheduler.add(row)
-            if idle:
-                self._pace.begin(time.perf_counter())
+            if isinstance(item, Row):
+                if not self._scheduler.running:
+                    self._pace.begin(time.perf_counter())
+                self._warmup.pause()
+                self._scheduler.add(item)
+            else:
+                self._warmup.add(item)
             idle = False
         return True
 
@@ -81,6 +91,14 @@ class TokenLoop:
             row.clock.started = time.perf_counter()
             self._runner.start(row)
             self._apply(row, row.controller.start())
+            for token, logprob in row.request.generated:
+                if row.closed is not None:
+                    raise InvalidRequest(
+                        f"a thinking_budget of {row.request.thinking_budget} is spent already by the thought so far:"
+                        " give more than the last time",
+                        param="thinking_budget",
+                    )
+                self._take(row, token, logprob)
         held = row.held
         self._runner.prefill(row, count)
         self._pace.fed(row.held - held, held)
@@ -110,12 +128,18 @@ class TokenLoop:
         row.clock.first = row.clock.first or now
         row.sampled += 1
         row.tokens.append(result[0])
-        self._apply(row, row.controller.step(*result))
+        self._take(row, *result)
+
+    def _take(self, row: Row, token: int, logprob: TokenLogprob | None) -> None:
+        row.drawn.append((token, logprob))
+        self._apply(row, row.controller.step(token, logprob))
 
     def _apply(self, row: Row, outcome: Emit | Force | Stop) -> None:
         for event in outcome.events:
             row.send(event)
         if isinstance(outcome, Force):
+            if row.closed is None and row.controller.usage(0, 0).budget_exhausted:
+                row.closed = len(row.drawn)
             self._runner.force(row, outcome.tokens)
             if row.held + row.pending >= self._context:
                 row.closing = "length"
@@ -146,7 +170,8 @@ class TokenLoop:
         usage = row.controller.usage(prompt_tokens, row.cached)
         self._scheduler.remove(row)
         self._runner.leave(row, keep=True)
-        row.send(Finished(reason, usage, row.clock.timings(self._load_s, prompt_tokens, row.sampled)))
+        timings = row.clock.timings(self._load_s, prompt_tokens, row.sampled)
+        row.send(Finished(reason, usage, timings, row.resume))
 
     def _fail(self, row: Row, error: Exception) -> None:
         self._scheduler.remove(row)

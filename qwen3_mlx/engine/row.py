@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from ..types import Event, FinishReason, Request, Timings
+from ..types import Event, FinishReason, Request, Timings, TokenLogprob
 
 if TYPE_CHECKING:
     from ..cache.kv import KVCache
@@ -53,7 +53,8 @@ class Row:
     has a cache and a sampler's state of its own, and at their end ``ahead``, a token drawn on the device and not yet
     read. Then it takes a ``place`` in the batch, which holds all three from there on. ``held``: the tokens in its
     cache, wherever that is: the first of ``tokens``, the prompt and what was generated; ``cached`` of them were
-    found there and not computed.
+    found there and not computed. ``drawn``: what was drawn, with what is reported of it; ``closed``: how much of that
+    there was when the thought was closed by force.
     """
 
     request: Request
@@ -70,6 +71,8 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     held: int = 0
     cached: int = 0
+    drawn: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)
+    closed: int | None = None
     sampled: int = 0
     cancelled: bool = False
     closing: FinishReason | None = None
@@ -80,6 +83,14 @@ class Row:
 
     def cancel(self) -> None:
         self.cancelled = True
+
+    @property
+    def resume(self) -> Request | None:
+        """The request that goes on where the thought was closed by force."""
+        if self.closed is None:
+            return None
+        params = replace(self.request.params, seed=self.seed)
+        return replace(self.request, params=params, thinking_budget=None, generated=tuple(self.drawn[: self.closed]))
 
     def send(self, event: Event | Exception) -> None:
         """Deliver; a consumer that breaks loses its own request and nothing else."""

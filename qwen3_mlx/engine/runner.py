@@ -49,10 +49,11 @@ class Runner:
         params = row.request.params
         row.seed = fresh_seed() if params.seed is None else params.seed
         row.cache = KVCache(self.config, kv_bits=self.kv_bits, kernels=self.model.kernels)
-        row.cached = row.held = self.prefixes.fetch(row.request.prompt[:-1], row.cache)
+        row.cached = row.held = self.prefixes.fetch(row.tokens[:-1], row.cache)
         del row.feed[: row.cached]
         row.sampler = Sampler([params], [row.seed], self.config.vocab_size)
-        row.state = row.sampler.start([row.request.prompt])
+        state, generated = row.sampler.start([row.request.prompt]), [token for token, _ in row.request.generated]
+        row.state = row.sampler.force(state, 0, generated)
 
     def prefill(self, row: Row, count: int) -> None:
         """Feed the next ``count`` pending tokens; when they are the last, draw the token that follows."""
@@ -66,6 +67,16 @@ class Runner:
             self._draw(row, self.model.head(hidden[:, -1:])[:, -1])
             if row.held - row.cached >= SOON:
                 self._store(row)
+
+    def warm(self, tokens: Sequence[int], count: int, cache: KVCache | None) -> KVCache:
+        """Feed the next ``count`` tokens of a prompt into ``cache``, or into one that begins with what is known of it;
+        waits for them."""
+        if cache is None:
+            cache = KVCache(self.config, kv_bits=self.kv_bits, kernels=self.model.kernels)
+            self.prefixes.fetch(tokens, cache)
+        if piece := tokens[cache.offset : cache.offset + count]:
+            mx.eval(self.model.hidden(mx.array([piece]), cache))
+        return cache
 
     def join(self, rows: Sequence[Row]) -> None:
         """Let rows that have drawn a token take part in the steps."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from ..types import Event, Finished, Request
 from .engine import Engine
+
+Then = Callable[[Sequence[Event]], None]
+"""Told all events of a request that has come to its end, just before its reader gets the last one."""
 
 
 class EventStream:
     """Iterates over a request's events. Closing it, or dropping it, cancels what is still running."""
 
-    def __init__(self, engine: Engine, request: Request) -> None:
+    def __init__(self, engine: Engine, request: Request, then: Then | None = None) -> None:
+        self._then, self._seen = then, list[Event]()
         self._events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self._ended = False
         self._engine = engine  # which ends with its last reference
@@ -29,6 +33,10 @@ class EventStream:
             self._ended = True
             raise event
         self._ended = isinstance(event, Finished)
+        if self._then is not None:
+            self._seen.append(event)
+            if self._ended:
+                self._then(self._seen)
         return event
 
     def cancel(self) -> None:
@@ -51,18 +59,22 @@ class EventStream:
             self._ticket.cancel()
 
 
-async def astream(engine: Engine, request: Request) -> AsyncIterator[Event]:
+async def astream(engine: Engine, request: Request, then: Then | None = None) -> AsyncIterator[Event]:
     """The same for asyncio: closing the iterator, or cancelling the task, cancels the request."""
     import asyncio
 
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event | Exception] = asyncio.Queue()
     ticket = engine.submit(request, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
+    seen: list[Event] = []
     try:
         while True:
             event = await events.get()
             if isinstance(event, Exception):
                 raise event
+            seen.append(event)
+            if then is not None and isinstance(event, Finished):
+                then(seen)
             yield event
             if isinstance(event, Finished):
                 return

@@ -31,7 +31,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     def put(*turns: Turn) -> ScriptedModel:
         scripted = ScriptedModel(list(turns))
 
-        def load(options: Options) -> ScriptedModel:
+        def load(options: Options, once: bool) -> ScriptedModel:
             scripted.opened.append(options)
             return scripted
 

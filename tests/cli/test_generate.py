@@ -165,7 +165,7 @@ def test_json_prints_nothing_of_an_answer_that_failed(script: Script, command_li
 def test_a_model_that_is_not_there(monkeypatch: pytest.MonkeyPatch, command_line: CommandLine) -> None:
     from qwen3_mlx.cli import model
 
-    def load(options: object) -> None:
+    def load(options: object, once: bool) -> None:
         raise ModelNotFound("no model x:\nlook for another")
 
     monkeypatch.setattr(model, "load", load)
@@ -182,7 +182,7 @@ def test_a_slow_load_says_so(monkeypatch: pytest.MonkeyPatch, script: Script, co
     assert "loading" not in command_line("generate", "--model", "demo", "Hi").err
     quick = model.load
     monkeypatch.setattr(model, "STATUS_AFTER", 0.05)
-    monkeypatch.setattr(model, "load", lambda options: (time.sleep(0.5), quick(options))[1])
+    monkeypatch.setattr(model, "load", lambda options, once: (time.sleep(0.5), quick(options, once))[1])
     assert command_line("generate", "--model", "demo", "Hi").err.startswith("loading demo ...\n")
 
 

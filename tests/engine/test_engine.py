@@ -43,7 +43,7 @@ def answer(text: str, thought: str | None = None) -> Next:
 
 
 def timeless(events: list[Event]) -> list[Event]:
-    return [replace(e, timings=Timings()) if isinstance(e, Finished) else e for e in events]
+    return [replace(e, timings=Timings(), resume=None) if isinstance(e, Finished) else e for e in events]
 
 
 def text(events: list[Event]) -> str:
