@@ -11,6 +11,7 @@ from .config import ModelConfig, QuantSpec
 
 ROUTER = QuantSpec(bits=8, group_size=64)
 SCALE_BYTES = 2  # packed weights carry bf16 or fp16 scales and biases
+CACHE_STEP = 256  # positions: capacities of a cache are multiples of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,13 @@ def packed_bytes(count: int, width: int, spec: QuantSpec, itemsize: int = 2) -> 
         return count * itemsize
     per_group = 2 * SCALE_BYTES if spec.mode == "affine" else 1
     return count * spec.bits // 8 + count // spec.group_size * per_group
+
+
+def grown(capacity: int, needed: int) -> int:
+    """The capacity that a cache grows to so that ``needed`` positions fit: at least half as much again, so that the
+    copying of a whole generation stays proportional to its length."""
+    target = max(needed, capacity + capacity // 2)
+    return -(-target // CACHE_STEP) * CACHE_STEP
 
 
 def kv_bytes_per_token(config: ModelConfig, kv_bits: int | None = None, itemsize: int = 2) -> int:

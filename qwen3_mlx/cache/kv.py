@@ -7,23 +7,15 @@ is between this file and the kernels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from ..config import ModelConfig
+from ..costs import grown
 from ..errors import InvalidRequest
 from ..kernels import DenseView, Entry, Kernels, Lengths, PackedView, Packing, View, resolve
-
-STEP = 256  # positions: capacities are multiples of it
-
-
-def grown(capacity: int, needed: int) -> int:
-    """The capacity to grow to so that ``needed`` positions fit: at least half as much again, so that the copying of
-    a whole generation stays proportional to its length."""
-    target = max(needed, capacity + capacity // 2)
-    return -(-target // STEP) * STEP
 
 
 class KVCache:
@@ -112,29 +104,29 @@ class KVCache:
             for buffer in layer.buffers
         )
 
-    def put(self, index: int, other: KVCache) -> None:
-        """Replace a row by the only one of ``other``, a cache of the same kind."""
-        length = other.offset
-        for ours, its in zip(self.layers, other.layers, strict=True):
-            ours.put(index, its.part(0, 0, length), length)
-        each = self.lengths.each
-        self._hold(Lengths((*each[:index], length, *each[index + 1 :])))
+    def reserve(self, positions: int) -> None:
+        """Grow next to just so many positions, if that is enough: who asks knows what will be needed."""
+        for layer in self.layers:
+            layer.room = positions
 
     def clear(self, indices: Sequence[int]) -> None:
         """Empty these rows; they are kept and grow with the others."""
         gone = set(indices)
         self._hold(Lengths(tuple(0 if i in gone else length for i, length in enumerate(self.lengths.each))))
 
-    def arrange(self, rows: Sequence[int | None]) -> None:
-        """Have these rows, in this order, and empty ones for ``None``. Copies layer by layer: at most one is held
-        twice."""
-        each = self.lengths.each
-        lengths = Lengths(tuple(0 if row is None else each[row] for row in rows))
-        order = mx.array([row or 0 for row in rows])
-        capacity = min(grown(0, lengths.most), self.capacity)
-        for layer in self.layers:
-            layer.buffers = [mx.take(buffer[:, :, :capacity], order, axis=0) for buffer in layer.buffers]
-            mx.eval(layer.buffers)
+    def arrange(self, rows: Sequence[int | None], joining: Mapping[int, KVCache] | None = None) -> None:
+        """Have these rows, in this order; at the places of ``joining`` the only rows of other caches of the same kind,
+        which are used up; and empty ones for any other ``None``. Goes layer by layer: at most one is held twice."""
+        joining = joining or {}
+        each = [0 if row is None else self.lengths.each[row] for row in rows]
+        for place, other in joining.items():
+            each[place] = other.offset
+        lengths, stay = Lengths(tuple(each)), list(rows) == list(range(self.batch))
+        capacity = grown(0, lengths.most + 1 if joining else lengths.most)  # who joins takes a step next
+        capacity = max(capacity, self.capacity) if stay else capacity if joining else min(capacity, self.capacity)
+        order = None if stay else mx.array([row or 0 for row in rows])
+        for index, layer in enumerate(self.layers):
+            layer.arrange(order, capacity, {place: other.layers[index].taken() for place, other in joining.items()})
         self._hold(lengths)
 
     def _hold(self, lengths: Lengths) -> None:
@@ -142,9 +134,12 @@ class KVCache:
             layer.lengths = lengths
 
 
-def copied(part: mx.array) -> mx.array:
-    """The same values in memory of their own: what ``mx.contiguous`` gives may be a view that keeps a buffer alive."""
-    return mx.slice_update(mx.zeros(part.shape, part.dtype), part, mx.array([0]), (0,))
+def copied(part: mx.array, capacity: int = 0) -> mx.array:
+    """The same values ``[batch, heads, length, width]``, with zeros up to ``capacity`` positions, in memory of their
+    own: what ``mx.contiguous`` gives may be a view that keeps a buffer alive."""
+    batch, heads, length, width = part.shape
+    fresh = mx.zeros((batch, heads, max(capacity, length), width), part.dtype)
+    return mx.slice_update(fresh, part, mx.array([0]), (0,))
 
 
 class Uncached:
@@ -187,11 +182,12 @@ class _Pace:
 
 
 class Layer:
-    """One layer's keys and values, as ``norm_rope`` makes them for its packing."""
+    """One layer's keys and values, as ``norm_rope`` makes them for its packing. ``room``: positions to grow to."""
 
     def __init__(self, lengths: Lengths, dtype: mx.Dtype | None, packing: Packing | None, pace: _Pace) -> None:
         self.lengths, self.dtype, self.packing, self.pace = lengths, dtype, packing, pace
         self.buffers: list[mx.array] = []
+        self.room = 0
 
     @property
     def capacity(self) -> int:
@@ -217,14 +213,24 @@ class Layer:
         """A row's entries at the positions from ``first`` to before ``last``, as views."""
         return tuple(buffer[row : row + 1, :, first:last] for buffer in self.buffers)
 
-    def put(self, row: int, parts: Entry, length: int) -> None:
-        """Have ``parts [1, kv_heads, length, ...]`` as a row. Waits until it is done."""
-        if length > self.capacity:
-            self._grow(length, parts)
-        at = mx.array([row, 0])
-        self.buffers = [
-            mx.slice_update(buffer, part, at, (0, 2)) for buffer, part in zip(self.buffers, parts, strict=True)
-        ]
+    def taken(self) -> Entry:
+        """The only row's entries; the layer is empty afterwards."""
+        entry = self.part(0, 0, self.lengths.most)
+        self.buffers = []
+        return entry
+
+    def arrange(self, order: mx.array | None, capacity: int, joining: Mapping[int, Entry]) -> None:
+        """Have these rows with so many positions, and entries ``[1, kv_heads, length, ...]`` in the places that they
+        join. Waits until it is done."""
+        buffers, self.buffers = self.buffers, []  # held by nobody else, they are written in place
+        if order is not None:
+            buffers = [mx.take(buffer[:, :, :capacity], order, axis=0) for buffer in buffers]
+        if capacity > buffers[0].shape[2]:
+            buffers = [copied(buffer, capacity) for buffer in buffers]
+        for place, entry in joining.items():
+            at = mx.array([place, 0])
+            buffers = [mx.slice_update(buffer, part, at, (0, 2)) for buffer, part in zip(buffers, entry, strict=True)]
+        self.buffers = buffers
         mx.eval(self.buffers)
 
     def load(self, entries: Sequence[Entry]) -> None:
@@ -240,17 +246,14 @@ class Layer:
 
     def _grow(self, needed: int, like: Sequence[mx.array]) -> None:
         """Make room for ``needed`` positions in buffers shaped like ``like`` but for rows and length."""
-        batch, filled, capacity = len(self.lengths.each), self.lengths.most, grown(self.capacity, needed)
-        buffers = []
-        for index, part in enumerate(like):
-            _, heads, _, width = part.shape
-            kind = part.dtype if self.dtype is None or self.packing is not None else self.dtype
-            fresh = mx.zeros((batch, heads, capacity - filled, width), kind)
-            if filled:
-                held = mx.split(self.buffers[index], [filled], axis=2)[0]
-                fresh = mx.concatenate([held, fresh], axis=2)
-            buffers.append(fresh)
-        self.buffers = buffers
+        filled, wide = self.lengths.most, self.room >= needed
+        capacity = grown(0, self.room) if wide else grown(self.capacity, needed)
+        if filled:
+            self.buffers = [copied(mx.split(buffer, [filled], axis=2)[0], capacity) for buffer in self.buffers]
+            return
+        kind = self.dtype if self.packing is None else None
+        batch = len(self.lengths.each)
+        self.buffers = [mx.zeros((batch, p.shape[1], capacity, p.shape[3]), kind or p.dtype) for p in like]
 
 
 def _view(buffers: Sequence[mx.array], lengths: Lengths, packing: Packing | None) -> View:

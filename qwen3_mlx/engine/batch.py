@@ -66,7 +66,6 @@ class Batch:
             self._adopt(rows[0])
             rows = rows[1:]
         if rows:
-            self._make_room(len(rows))
             self._place(rows)
 
     def step(self) -> list[Unread]:
@@ -110,13 +109,6 @@ class Batch:
         self.rows, self._drawing = [row], [(row.request.params, row.seed)]
         self._seat(row, 0)
 
-    def _make_room(self, count: int) -> None:
-        """As many free places as are needed, twice as many places in all where there are too few."""
-        missing = count - self.rows.count(None)
-        if missing > 0:
-            more = missing if self._cheap(1.0) else max(missing, len(self.rows))
-            self._arrange([*range(len(self.rows)), *[None] * more])
-
     def _tidy(self) -> None:
         """Copy the rows together when half of the places are empty, or copying is cheap."""
         t = self._together
@@ -147,16 +139,22 @@ class Batch:
                 row.place = place
 
     def _place(self, rows: Sequence[Row]) -> None:
-        """Put rows into free places."""
-        t = self._together
+        """Put rows into free places, and into as many more as are needed: a place has the capacity of the longest row,
+        and copying all of them takes no longer than two or three steps."""
+        t, before = self._together, len(self.rows)
         assert t is not None
-        states, befores = ([(state, place) for place in range(len(self.rows))] for state in (t.state, t.before))
-        tokens, order = [t.tokens], list(range(len(self.rows)))
-        for row in rows:
-            assert row.cache is not None and row.state is not None and row.ahead is not None
-            place = self.rows.index(None)
-            t.cache.put(place, row.cache)
-            order[place] = len(self.rows) + len(tokens) - 1
+        places = [place for place, row in enumerate(self.rows) if row is None][: len(rows)]
+        more = len(rows) - len(places)
+        places += range(before, before + more)
+        self.rows += [None] * more
+        self._drawing += [self._drawing[0]] * more
+        joining = {place: row.cache for place, row in zip(places, rows, strict=True) if row.cache is not None}
+        t.cache.arrange([*range(before), *[None] * more], joining)
+        states, befores = ([(state, min(p, before - 1)) for p in range(before + more)] for state in (t.state, t.before))
+        tokens, order = [t.tokens], [min(p, before - 1) for p in range(before + more)]
+        for place, row in zip(places, rows, strict=True):
+            assert row.state is not None and row.ahead is not None
+            order[place] = before + len(tokens) - 1
             tokens.append(row.ahead.out.tokens)
             states[place], befores[place] = (row.state, 0), (row.ahead.before, 0)
             self.rows[place], self._drawing[place] = row, (row.request.params, row.seed)

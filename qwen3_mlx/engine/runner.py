@@ -49,6 +49,7 @@ class Runner:
         params = row.request.params
         row.seed = fresh_seed() if params.seed is None else params.seed
         row.cache = KVCache(self.config, kv_bits=self.kv_bits, kernels=self.model.kernels)
+        row.cache.reserve(len(row.tokens) + 1)
         row.cached = row.held = self.prefixes.fetch(row.tokens[:-1], row.cache)
         del row.feed[: row.cached]
         row.sampler = Sampler([params], [row.seed], self.config.vocab_size)

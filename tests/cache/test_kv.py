@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3_mlx.cache.kv import STEP, KVCache, Uncached, grown, kv_group_size
+from qwen3_mlx.cache.kv import KVCache, Uncached, kv_group_size
 from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.costs import CACHE_STEP, grown
 from qwen3_mlx.errors import InvalidRequest
 from qwen3_mlx.kernels import DenseView, Entry, Lengths, PackedView, Packing, View, packed_rows, resolve
 from qwen3_mlx.kernels.views import entry, filled, unpacked
@@ -59,7 +60,7 @@ def test_appends_and_trims_equal_concatenation(mode: KernelMode, moves: list[int
                 assert np.array_equal(got_keys, keys)
                 assert np.array_equal(got_values, values)
         assert cache.offset == keys.shape[2] <= cache.capacity or cache.capacity == 0
-        assert cache.capacity % STEP == 0
+        assert cache.capacity % CACHE_STEP == 0
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -115,8 +116,8 @@ def test_capacity_grows_geometrically() -> None:
             growths += 1
     assert growths < 16
     assert copied < 3 * 40_000
-    assert capacity < 1.5 * 40_000 + STEP
-    assert grown(0, 1) == STEP
+    assert capacity < 1.5 * 40_000 + CACHE_STEP
+    assert grown(0, 1) == CACHE_STEP
     assert grown(256, 5000) == 5120  # a long prompt is not rounded up by half
 
 
@@ -159,7 +160,7 @@ def test_nbytes_counts_every_buffer_and_starts_at_nothing() -> None:
     assert (cache.nbytes, cache.capacity, cache.offset) == (0, 0, 0)
     for layer in cache.layers:
         layer.append(fresh(3, 2))
-    assert cache.nbytes == 3 * 2 * (2 * 2 * STEP * 64 * 4)
+    assert cache.nbytes == 3 * 2 * (2 * 2 * CACHE_STEP * 64 * 4)
     assert len(cache.arrays) == 6
 
 
@@ -213,15 +214,20 @@ def test_rows_come_and_go_and_keep_what_is_theirs(bits: int | None, data: st.Dat
                 row.append(tuple(part[index : index + 1] for part in new))
         elif move == "put" and cache.capacity:
             one, given = single(data.draw(st.sampled_from([1, 5, 300])), seed)
-            cache.put(at, one)
+            cache.arrange(range(cache.batch), {at: one})
+            assert one.nbytes == 0
             rows[at] = [given]
         elif move == "clear":
             cache.clear([at])
             rows[at] = []
         elif move == "arrange" and cache.capacity:
             order = data.draw(st.lists(st.one_of(st.none(), st.integers(0, len(rows) - 1)), min_size=1, max_size=4))
-            cache.arrange(order)
+            joins = data.draw(st.lists(st.sampled_from([i for i, row in enumerate(order) if row is None] or [-1])))
+            singles = {place: single(data.draw(st.sampled_from([1, 5, 300])), seed) for place in joins if place >= 0}
+            cache.arrange(order, {place: one for place, (one, _) in singles.items()})
             rows = [[] if index is None else list(rows[index]) for index in order]
+            for place, (_, given) in singles.items():
+                rows[place] = [given]
         elif move == "row" and rows[at]:
             one = cache.row(at)
             assert one.batch == 1 and one.capacity == grown(0, one.offset)
@@ -245,16 +251,56 @@ def check(view: View, rows: list[list[Entry]]) -> None:
             assert mx.array_equal(buffer[index : index + 1, :, : want.shape[2]], want)
 
 
-def test_arranging_and_putting_hold_one_layer_twice_at_most() -> None:
+def test_arranging_and_joining_hold_one_layer_twice_at_most() -> None:
     cache, one = KVCache(CONFIG, batch=4), KVCache(CONFIG)
     for layer, its in zip(cache.layers, one.layers, strict=True):
         layer.append(fresh(5000, 4))
         its.append(fresh(4000))
     mx.eval(cache.arrays, one.arrays)
     mx.clear_cache()
-    before = mx.get_active_memory()
+    held = cache.nbytes + one.nbytes
     mx.reset_peak_memory()
-    cache.put(2, one)
-    assert mx.get_peak_memory() - before < 0.3 * cache.nbytes / 3
-    cache.arrange([3, 2, 1, 0])
-    assert mx.get_peak_memory() - before < 1.4 * cache.nbytes / 3
+    before = mx.get_active_memory()
+    cache.arrange([3, None, 1, 0], {1: one})
+    assert mx.get_peak_memory() - before < 1.1 * cache.nbytes / 3
+    assert mx.get_active_memory() - before == cache.nbytes - held
+    more = KVCache(CONFIG)
+    for its in more.layers:
+        its.append(fresh(4000))
+    mx.eval(more.arrays)
+    mx.clear_cache()
+    before, small = mx.get_active_memory(), more.nbytes
+    mx.reset_peak_memory()
+    cache.arrange(range(4), {2: more})
+    assert mx.get_peak_memory() - before < 100_000, "in place"
+    assert mx.get_active_memory() == before - small
+    mx.reset_peak_memory()
+    cache.arrange([0, 1, 2, 3, None])
+    assert mx.get_peak_memory() - before < 0.7 * cache.nbytes, "a fifth more, and a layer twice"
+
+
+def test_growing_holds_a_layer_s_old_buffers_beside_the_new_ones() -> None:
+    cache = KVCache(CONFIG)
+    for layer in cache.layers:
+        layer.append(fresh(5000))
+    mx.eval(cache.arrays)
+    mx.clear_cache()
+    old, before = cache.nbytes, mx.get_active_memory()
+    mx.reset_peak_memory()
+    for layer in cache.layers:
+        layer.append(fresh(200))
+        mx.eval(layer.buffers)
+    assert mx.get_peak_memory() - before < cache.nbytes - old + 1.1 * old / 3
+
+
+def test_room_is_what_a_cache_grows_to() -> None:
+    cache = KVCache(CONFIG)
+    cache.reserve(1000)
+    for length, capacity in ((10, 1024), (1014, 1024), (1, 1536)):
+        for layer in cache.layers:
+            layer.append(fresh(length))
+        assert cache.capacity == capacity
+    cache.reserve(1600)
+    for layer in cache.layers:
+        layer.append(fresh(550))
+    assert cache.capacity == 1792
