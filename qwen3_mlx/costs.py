@@ -12,6 +12,7 @@ from .config import ModelConfig, QuantSpec
 ROUTER = QuantSpec(bits=8, group_size=64)
 SCALE_BYTES = 2  # packed weights carry bf16 or fp16 scales and biases
 CACHE_STEP = 256  # positions: capacities of a cache are multiples of it
+DRAWING = 13  # times a row's logits in float32: the most that a draw with every option takes (11.3), logits included
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +127,74 @@ def kv_bytes_per_token(config: ModelConfig, kv_bits: int | None = None, itemsize
     return values * kv_bits // 8 + values // group * 2 * SCALE_BYTES
 
 
-def activation_bytes(config: ModelConfig, length: int, context: int, itemsize: int = 2, scores: bool = False) -> int:
-    """An estimate of the working memory of one forward pass over ``length`` tokens at a total of ``context``.
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a loaded model takes while it runs, bytes.
 
-    The widest moment of a layer counts, besides the residual stream: its projections, or the gate and up of its MLP
-    (of every chosen expert, for the tokens sorted by expert); and one row of logits in float32. ``scores``: the
-    attention scores are held in full, as on a device without a fused attention.
+    ``weights``: of all arrays of the model; ``itemsize``: of an activation, and of a cached value that is not packed to
+    ``kv_bits``; ``scores``: attention holds its scores in full, as on a device without a fused attention; ``unpacked``:
+    how many positions times key/value heads of a packed cache are unpacked at a time, ``None``: all.
     """
-    hidden = config.hidden_size
-    attention = 2 * (config.q_size + config.kv_size)
-    if scores:
-        attention += 2 * config.num_attention_heads * context
-    widest = attention
-    if moe_layers(config) < config.num_hidden_layers:
-        widest = max(widest, 3 * config.intermediate_size)
-    if moe_layers(config):
-        widest = max(widest, config.num_experts_per_tok * (3 * config.moe_intermediate_size + 2 * hidden))
-    return length * (3 * hidden + widest) * itemsize + config.vocab_size * 4
+
+    config: ModelConfig
+    weights: int
+    itemsize: int = 2
+    kv_bits: int | None = None
+    scores: bool = False
+    unpacked: int | None = None
+
+    def cache(self, rows: int, capacity: int) -> int:
+        """Keys and values: every row has the capacity of the longest."""
+        return rows * capacity * kv_bytes_per_token(self.config, self.kv_bits, self.itemsize)
+
+    def layer(self, rows: int, capacity: int) -> int:
+        """Those of one layer, which is held twice where rows grow or join."""
+        return self.cache(rows, capacity) // self.config.num_hidden_layers
+
+    def forward(self, rows: int, length: int, context: int) -> int:
+        """Working memory of one pass over ``length`` tokens of each row, at a total of ``context``, and of a draw.
+
+        A layer's widest moments are its projections and their norms and rotations, 8.5 times queries, keys and values
+        (counted from peaks), or the MLP's, 7 times its inner width (of every chosen expert); and its attention. Both
+        are added: MLX runs ahead of what it frees.
+        """
+        config, tokens = self.config, rows * length
+        widest = 17 * (config.q_size + 2 * config.kv_size) // 2
+        if moe_layers(config) < config.num_hidden_layers:
+            widest = max(widest, 7 * config.intermediate_size)
+        if moe_layers(config):
+            expert = 7 * config.moe_intermediate_size + 2 * config.hidden_size
+            widest = max(widest, config.num_experts_per_tok * expert)
+        size = tokens * (4 * config.hidden_size + widest) * self.itemsize
+        return size + self._attention(rows, length, context) + rows * DRAWING * config.vocab_size * 4
+
+    def _attention(self, rows: int, length: int, context: int) -> int:
+        config, size = self.config, 0
+        if self.scores:  # before and after the softmax; several tokens need the keys transposed
+            size += 2 * rows * length * config.num_attention_heads * context * self.itemsize
+            size += rows * context * config.kv_size * self.itemsize if length > 1 else 0
+        if self.kv_bits is not None:
+            heads = config.num_key_value_heads
+            at_once = heads if self.unpacked is None else min(heads, max(self.unpacked // max(context, 1), 1))
+            values = 2 * rows * context * at_once * config.head_dim
+            # in float32, with as much again on the way, and in the activations' precision
+            size += values * 17 // 2 if self.itemsize == 4 else values * 21 // 2
+        return size
+
+    def peak(self, rows: int, capacity: int, chunk: int) -> int:
+        """The most there is at any time while ``rows`` rows of up to ``capacity`` tokens are prefilled in chunks, join,
+        grow and decode together; a row that joins later is held in the same bytes until then."""
+        passing = max(self.forward(1, chunk, capacity), self.forward(rows, 1, capacity))
+        return self.weights + self.cache(rows, capacity) + self.layer(rows, capacity) + passing
+
+    def tokens(self, limit: int, chunk: int) -> int:
+        """How many tokens a single row may have below ``limit`` bytes; 0 where not even the smallest cache fits."""
+        low, high = 0, 1
+        while self.peak(1, high * CACHE_STEP, chunk) <= limit:
+            low, high = high, 2 * high
+            if high > 1 << 24:
+                break
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.peak(1, middle * CACHE_STEP, chunk) <= limit else (low, middle)
+        return low * CACHE_STEP

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 from qwen3_mlx import costs
@@ -12,6 +16,7 @@ from qwen3_mlx.config import ModelConfig, QuantSpec
 from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.qwen3 import Qwen3
 from tests.golden.cases import CASES
+from tests.model.build import random_weights
 from tests.released import RELEASED
 
 # billions of parameters: all, without embeddings, active for one token, as the release's model cards round them
@@ -110,26 +115,56 @@ def test_where_attention_costs_as_much_as_the_weights() -> None:
     assert depth == pytest.approx(7.57e9 / (2 * 36 * 4096), rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["dense", "moe-many-tokens", "yarn-moe"])
-def test_activations_bound_what_a_forward_pass_takes(name: str) -> None:
-    config = ModelConfig.from_dict(CASES[name].config)
-    model = Qwen3(config)
+@pytest.mark.parametrize("kv_bits", [None, 8])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Qwen3-0.6B", {"intermediate_size": 128}),
+        ("Qwen3-0.6B", {"intermediate_size": 16384}),
+        ("Qwen3-8B", {"intermediate_size": 128}),
+        ("Qwen3-30B-A3B", {"moe_intermediate_size": 768, "num_experts": 16}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("rows", "length", "context"), [(1, 128, 256), (1, 64, 512), (4, 1, 512)])
+def test_a_pass_never_takes_more_than_is_said(
+    name: str, changes: dict[str, int], rows: int, length: int, context: int, kv_bits: int | None
+) -> None:
+    """Real heads, narrow otherwise; nor less than half of it."""
+    narrow = {"hidden_size": 64, "vocab_size": 64, "num_hidden_layers": 2}
+    model = Qwen3(ModelConfig.from_dict(RELEASED[name] | narrow | changes))
+    random_weights(model)
     model.fuse()
-    length = 512
-    tokens = mx.zeros((1, length), mx.int32)
-    mx.eval(model.hidden(tokens))
+    cache = KVCache(model.config, batch=rows, kv_bits=kv_bits, kernels=model.kernels)
+    cache.reserve(context)
+    shape = (rows, model.config.num_key_value_heads, context - length, model.config.head_dim)
+    for layer in cache.layers:
+        layer.append(entry(mx.zeros(shape), mx.zeros(shape), layer.packing))
+        mx.eval(layer.buffers)
+    tokens = mx.zeros((rows, length), mx.int32)
+    mx.eval(tokens)
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    mx.eval(model.hidden(tokens))
-    used = mx.get_peak_memory() - before
-    estimate = costs.activation_bytes(config, length, length, itemsize=4, scores=True)
-    assert estimate / 3 < used < estimate * 3
+    mx.eval(model.hidden(tokens, cache))
+    taken = mx.get_peak_memory() - before
+    said = costs.Footprint(model.config, 0, itemsize=4, kv_bits=kv_bits, scores=True).forward(rows, length, context)
+    assert taken <= said < 2.2 * taken
 
 
-def test_activations_grow_with_what_is_computed() -> None:
-    config = ModelConfig.from_dict(RELEASED["Qwen3-8B"])
-    one = costs.activation_bytes(config, 512, 512)
-    assert costs.activation_bytes(config, 1024, 1024) == pytest.approx(2 * one, rel=0.05)
-    assert costs.activation_bytes(config, 512, 4096) == one
-    assert costs.activation_bytes(config, 512, 4096, scores=True) > 4 * one
+def test_a_footprint_grows_with_what_is_computed() -> None:
+    footprint = costs.Footprint(ModelConfig.from_dict(RELEASED["Qwen3-8B"]), 5 * 10**9)
+    drawing = 13 * 4 * footprint.config.vocab_size
+    one = footprint.forward(1, 512, 512) - drawing
+    assert footprint.forward(1, 1024, 1024) - drawing == 2 * one
+    assert footprint.forward(1, 512, 4096) - drawing == one, "a fused attention holds no scores"
+    assert replace(footprint, scores=True).forward(1, 512, 4096) > 4 * one
+    assert footprint.peak(8, 4096, 512) > 5 * 10**9 + 8 * 4096 * costs.kv_bytes_per_token(footprint.config)
+
+
+@given(limit=st.integers(5 * 10**9, 60 * 10**9), kv_bits=st.sampled_from([None, 8, 4]))
+def test_the_tokens_that_fit_are_the_most_that_do(limit: int, kv_bits: int | None) -> None:
+    footprint = costs.Footprint(ModelConfig.from_dict(RELEASED["Qwen3-8B"]), 5 * 10**9, kv_bits=kv_bits, unpacked=32768)
+    tokens = footprint.tokens(limit, 512)
+    assert not tokens or footprint.peak(1, tokens, 512) <= limit
+    assert footprint.peak(1, tokens + costs.CACHE_STEP, 512) > limit

@@ -223,15 +223,16 @@ class Layer:
         """Have these rows with so many positions, and entries ``[1, kv_heads, length, ...]`` in the places that they
         join. Waits until it is done."""
         buffers, self.buffers = self.buffers, []  # held by nobody else, they are written in place
-        if order is not None:
-            buffers = [mx.take(buffer[:, :, :capacity], order, axis=0) for buffer in buffers]
-        if capacity > buffers[0].shape[2]:
-            buffers = [copied(buffer, capacity) for buffer in buffers]
-        for place, entry in joining.items():
-            at = mx.array([place, 0])
-            buffers = [mx.slice_update(buffer, part, at, (0, 2)) for buffer, part in zip(buffers, entry, strict=True)]
-        self.buffers = buffers
-        mx.eval(self.buffers)
+        for index in range(len(buffers)):
+            buffer = buffers.pop(0)
+            if order is not None:
+                buffer = mx.take(buffer[:, :, :capacity], order, axis=0)
+            if capacity > buffer.shape[2]:
+                buffer = copied(buffer, capacity)
+            for place, entry in joining.items():
+                buffer = mx.slice_update(buffer, entry[index], mx.array([place, 0]), (0, 2))
+            mx.eval(buffer)
+            self.buffers.append(buffer)
 
     def load(self, entries: Sequence[Entry]) -> None:
         """Hold ``entries [1, kv_heads, length, ...]``, one after the other, as the only row. Waits until it is done."""
