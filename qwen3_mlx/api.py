@@ -6,13 +6,15 @@ import functools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import costs, hub
 from .config import ModelConfig
 from .control.collect import collect
-from .engine.engine import STALL, Engine, LocalEngine
+from .engine.engine import PREFILL_CHUNK, STALL, Engine, LocalEngine
+from .engine.memory import Memory
 from .engine.pace import Pace
 from .engine.streams import EventStream, Then, astream
 from .errors import CheckpointError, InvalidRequest
@@ -74,14 +76,17 @@ class Qwen3:
         max_batch: int = 8,
         prefix_cache_bytes: int | None = None,
         stall: float = STALL,
+        memory_limit: int | None = None,
     ) -> Qwen3:
         """Load a checkpoint by name, alias or path (see ``qwen3_mlx.hub``).
 
         ``bits`` quantizes an unquantized checkpoint while loading; ``kv_bits`` (8 or 4) keeps the cache quantized;
         ``context`` bounds prompt and answer together, in tokens (default: what the checkpoint was made for);
         ``max_batch``: how many requests run at a time, the others wait; ``prefix_cache_bytes``: what is kept of
-        former requests for those that begin alike (default: a tenth of the memory that is free at first; 0: nothing);
-        ``stall``: seconds that prompts of others may keep a running answer from its next token.
+        former requests for those that begin alike (default: a tenth of ``memory_limit``; 0: nothing); ``stall``:
+        seconds that prompts of others may keep a running answer from its next token; ``memory_limit``: bytes for
+        weights, caches and working memory together (default: what Metal recommends, or nine tenths of what is free).
+        A request that does not fit is refused with ``MemoryLimit``, which says what would; so is a checkpoint.
 
         Raises ``ModelNotFound``, ``Unavailable``, ``UnsupportedModel``, ``CheckpointError``, ``MemoryLimit``,
         ``InvalidRequest``.
@@ -99,6 +104,8 @@ class Qwen3:
             )
         if not isinstance(stall, int | float) or isinstance(stall, bool) or not stall > 0:
             raise InvalidRequest(f"stall must be a number of seconds above 0, not {stall!r}", param="stall")
+        if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 0):
+            raise InvalidRequest(f"memory_limit must be 0 or more bytes, not {memory_limit!r}", param="memory_limit")
         folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
@@ -113,24 +120,26 @@ class Qwen3:
         defaults = Defaults.from_folder(folder, hybrid=template.hybrid)
         from .cache.kv import kv_group_size  # the first import of mlx: most mistakes are found before it
         from .cache.prefix import PrefixCache
-        from .engine.runner import Runner
-        from .machine import free_memory
-        from .weights import load_model
+        from .engine.runner import Runner, working_bytes
+        from .weights import device_limit, keep_buffers, load_model
 
         if kv_bits is not None:
             kv_group_size(config.head_dim, kv_bits)
-        if prefix_cache_bytes is None:
-            prefix_cache_bytes = free_memory() // 10
-        model, _ = load_model(folder, bits=bits, kernels=kernels)
-        prefixes = PrefixCache(prefix_cache_bytes)
+        limit = device_limit() if memory_limit is None else memory_limit
+        working = partial(working_bytes, config, kv_bits)
+        model, _ = load_model(folder, bits=bits, kernels=kernels, limit=limit, working=working)
+        keep_buffers(limit)
+        prefixes = PrefixCache(limit // 10 if prefix_cache_bytes is None else prefix_cache_bytes)
+        runner = Runner(model, config, prefixes, kv_bits)
         engine = LocalEngine(
-            Runner(model, config, prefixes, kv_bits),
+            runner,
             tokenizer,
             context=context,
             vocab_size=config.vocab_size,
             max_rows=max_batch,
             stall=stall,
             pace=Pace(costs.attention_depth(config)),
+            memory=Memory(runner.footprint, limit, PREFILL_CHUNK, prefixes, release=runner.release),
             load_s=time.perf_counter() - begun,
         )
         return cls(str(name_or_path), model, config, tokenizer, template, defaults, engine, prefixes, context)

@@ -41,10 +41,35 @@ _QUANTIZED = {
 }
 
 
-def load_model(folder: Path, *, bits: int | None = None, kernels: KernelMode = "auto") -> tuple[Qwen3, ModelConfig]:
+def device_limit() -> int:
+    """Bytes that this process may have for a model and what it does: what Metal recommends at most, less what MLX holds
+    already; or what is free, less a tenth for everything else."""
+    if recommended := mx.device_info().get("max_recommended_working_set_size"):
+        return max(0, int(recommended) - mx.get_active_memory())
+    return machine.free_memory() // 10 * 9
+
+
+def keep_buffers(limit: int) -> None:
+    """Let MLX keep at most a sixteenth of ``limit``, and not more than 256 MB, of freed buffers for later: that is what
+    passes use again, and all beyond it are sizes that will not come back. Never raises a limit that is lower. Memory
+    is never wired: that has brought machines down."""
+    wanted = min(limit // 16, 256 << 20)
+    mx.set_cache_limit(min(wanted, mx.set_cache_limit(wanted)))
+
+
+def load_model(
+    folder: Path,
+    *,
+    bits: int | None = None,
+    kernels: KernelMode = "auto",
+    limit: int | None = None,
+    working: Callable[[Kernels], int] = lambda kernels: 0,
+) -> tuple[Qwen3, ModelConfig]:
     """Load a checkpoint, Hugging Face's or MLX's layout, with every array evaluated in the calling thread.
 
-    ``bits`` packs an unquantized checkpoint while loading (2, 3, 4, 5, 6 or 8; affine, groups of 64).
+    ``bits`` packs an unquantized checkpoint while loading (2, 3, 4, 5, 6 or 8; affine, groups of 64). ``limit``: bytes
+    that the weights may take while they are loaded, and afterwards together with what ``working`` says is needed
+    besides (default: what is free).
 
     Raises UnsupportedModel (config), CheckpointError (files and tensors), InvalidRequest (bits, kernels), Unavailable
     (no Metal), MemoryLimit.
@@ -62,7 +87,7 @@ def load_model(folder: Path, *, bits: int | None = None, kernels: KernelMode = "
     checkpoint = Checkpoint(folder)
     try:
         groups = match(checkpoint, config)
-        _check_memory(checkpoint, groups, holding)
+        _check_memory(checkpoint, groups, holding, limit, working(holding.kernels))
         model = Qwen3(config, holding.kernels)
         for batch in _batches(groups, lambda item: _nbytes(checkpoint, item, holding)):
             _load(model, checkpoint, batch, holding)
@@ -157,19 +182,22 @@ def _place(model: Qwen3, leaf: Leaf, arrays: dict[str, mx.array], spec: QuantSpe
     setattr(parent, name, _QUANTIZED[leaf.kind](arrays["weight"], arrays["scales"], arrays.get("biases"), spec))
 
 
-def _check_memory(checkpoint: Checkpoint, groups: list[list[Item]], holding: Holding) -> None:
+def _check_memory(
+    checkpoint: Checkpoint, groups: list[list[Item]], holding: Holding, limit: int | None, working: int
+) -> None:
     """Raises MemoryLimit when the weights cannot fit, before any of them is read."""
     sizes = [sum(_nbytes(checkpoint, item, holding) for item in group) for group in groups]
-    # While a group is fused, its parts live beside the result.
-    needed, free = sum(sizes) + max(sizes), machine.free_memory()
+    # While a group is fused, its parts live beside the result; what the model works in comes only later.
+    needed = sum(sizes) + max(*sizes, working)
+    free = machine.free_memory() if limit is None else limit
     if needed <= free:
         return
     packed = holding.kernels.packed
     why = "" if packed else " on a CPU, where weights become float32"
     do = "take a smaller or a 4-bit checkpoint" if packed else "take a smaller checkpoint"
     raise MemoryLimit(
-        f"{checkpoint.folder} needs {_size(needed)} of memory{why}, but {_size(free)} are free:"
-        f" {do}{_fitting(free, 4.5 / 8 if packed else 4)}"
+        f"{checkpoint.folder} needs {_size(needed)} of memory{why}, but {_size(free)}"
+        f" {'are free' if limit is None else 'may be used'}: {do}{_fitting(free, 4.5 / 8 if packed else 4)}"
     )
 
 

@@ -158,7 +158,7 @@ def test_a_footprint_grows_with_what_is_computed() -> None:
     one = footprint.forward(1, 512, 512) - drawing
     assert footprint.forward(1, 1024, 1024) - drawing == 2 * one
     assert footprint.forward(1, 512, 4096) - drawing == one, "a fused attention holds no scores"
-    assert replace(footprint, scores=True).forward(1, 512, 4096) > 4 * one
+    assert replace(footprint, scores=True).forward(1, 512, 4096) > 3 * one
     assert footprint.peak(8, 4096, 512) > 5 * 10**9 + 8 * 4096 * costs.kv_bytes_per_token(footprint.config)
 
 

@@ -58,6 +58,13 @@ class Batch:
         """Keys and values of all places; ``None`` when there are none."""
         return self._together.cache if self._together is not None else None
 
+    @property
+    def longest(self) -> Row | None:
+        """The row for which the next step has no room, if there is one."""
+        if (cache := self.cache) is None or cache.lengths.most < cache.capacity:
+            return None
+        return self.rows[cache.lengths.each.index(cache.lengths.most)]
+
     def join(self, rows: Sequence[Row]) -> None:
         """Take in rows whose prefill has drawn a token."""
         if not rows:

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from ..control.budget import EARLY_STOP, GRACE, OPENING_NEWLINE
@@ -21,6 +21,7 @@ from ..control.controller import Controller, Vocabulary
 from ..errors import ContextOverflow, EngineError, InvalidRequest
 from ..types import Request
 from .loop import TokenLoop
+from .memory import Memory
 from .pace import Pace
 from .row import Clock, Row, Sink, Ticket
 from .scheduler import Scheduler
@@ -70,12 +71,15 @@ class LocalEngine:
         chunk: int = PREFILL_CHUNK,
         stall: float = STALL,
         pace: Pace | None = None,
+        memory: Memory | None = None,
         load_s: float = 0.0,
     ) -> None:
         self._vocabulary = vocabulary
         self._context = context
         self._vocab_size = vocab_size
-        self._loop: TokenLoop | None = TokenLoop(runner, Scheduler(max_rows, chunk, stall), context, load_s, pace)
+        self._memory = memory
+        scheduler: Scheduler[Row] = Scheduler(max_rows, chunk, stall)
+        self._loop: TokenLoop | None = TokenLoop(runner, scheduler, context, load_s, pace, memory)
         self._lock = threading.Lock()
         self._stop: weakref.finalize[[TokenLoop, threading.Thread], LocalEngine] | None = None
 
@@ -83,7 +87,9 @@ class LocalEngine:
         request = self._fit(self._check(request))
         row = Row(request, Controller(request, self._vocabulary), sink, Clock(time.perf_counter()))
         row.tokens = [*request.prompt, *(token for token, _ in request.generated)]
-        row.feed = list(row.tokens)
+        row.feed, row.bound = list(row.tokens), self._bound(request)
+        if self._memory is not None:
+            self._memory.check(row)
         with self._lock:
             if self._loop is None:
                 raise EngineError("the engine is closed: load the model again")
@@ -121,11 +127,24 @@ class LocalEngine:
             raise InvalidRequest(f"token id {worst} is outside the vocabulary of {self._vocab_size:,}", param="prompt")
         return request
 
+    def _bound(self, request: Request) -> int:
+        """Tokens that prompt and answer cannot outgrow."""
+        if (most := request.params.max_tokens) is None:
+            return self._context
+        if request.thinking_budget is not None and (request.thinking or request.in_thinking):
+            most += request.thinking_budget + self._forced + GRACE + 2
+        return min(self._context, len(request.prompt) + len(request.generated) + most)
+
+    @cached_property
+    def _forced(self) -> int:
+        """Tokens that close a thought."""
+        return len(self._vocabulary.encode(OPENING_NEWLINE + EARLY_STOP))
+
     def _fit(self, request: Request) -> Request:
         """The request with a thinking budget after which the forced close and an answer's first token still fit."""
         if request.thinking_budget is None or not (request.thinking or request.in_thinking):
             return request
-        forced = len(self._vocabulary.encode(OPENING_NEWLINE + EARLY_STOP))
+        forced = self._forced
         room = self._context - len(request.prompt) - forced - GRACE - 2  # the tag, and the answer's token
         if room < 0:
             raise ContextOverflow(len(request.prompt) + forced + GRACE + 2, self._context)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..control.controller import Emit, Force, Stop
-from ..errors import EngineError, InvalidRequest, QwenError
+from ..errors import EngineError, InvalidRequest, MemoryLimit, QwenError
 from ..types import Event, Finished, FinishReason, TokenLogprob
+from .memory import Memory, ran_out
 from .pace import Pace
 from .row import Row
 from .scheduler import Plan, Scheduler
@@ -28,11 +30,18 @@ class TokenLoop:
     """Takes rows from ``inbox`` and plays them to their end; ``None`` in the inbox ends the loop. When there is nothing
     to play, it computes prompts that are expected.
 
-    ``context`` bounds prompt and answer of a row together, in tokens; ``pace`` learns what passes take.
+    ``context`` bounds prompt and answer of a row together, in tokens; ``pace`` learns what passes take,
+    ``memory`` says who may run in what there is.
     """
 
     def __init__(
-        self, runner: Runner, scheduler: Scheduler[Row], context: int, load_s: float, pace: Pace | None = None
+        self,
+        runner: Runner,
+        scheduler: Scheduler[Row],
+        context: int,
+        load_s: float,
+        pace: Pace | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.inbox: queue.SimpleQueue[Row | Expected | None] = queue.SimpleQueue()
         self._runner = runner
@@ -40,6 +49,9 @@ class TokenLoop:
         self._context = context
         self._load_s = load_s
         self._pace = pace or Pace()
+        self._memory = memory
+        if memory is not None:
+            scheduler.admits = partial(self._admits, memory)
         self._warmup = Warmup(runner)
 
     def serve(self) -> None:
@@ -52,6 +64,22 @@ class TokenLoop:
                 self._warmup.step()
         for row in [*self._scheduler.running, *self._scheduler.waiting]:
             self._end(row, "cancelled")
+
+    def _admits(self, memory: Memory, row: Row) -> bool:
+        running = self._scheduler.running
+        admitted = memory.admits(row, running, self._runner.held(running))
+        self._scheduler.chunk = memory.chunk
+        return admitted
+
+    def _grow(self, memory: Memory) -> None:
+        """Have room for the next step; the longest row ends where there is none for it."""
+        while (row := self._runner.longest) is not None:
+            running = self._scheduler.running
+            if positions := memory.capacity(running, row, self._runner.held(running)):
+                self._scheduler.chunk = memory.chunk
+                self._runner.reserve(positions)
+                return
+            self._fail(row, memory.outgrown(row))
 
     def _receive(self) -> bool:
         """Take in new rows; waits for one when there is nothing to do. False when the engine closes."""
@@ -108,6 +136,8 @@ class TokenLoop:
         full = {row for row in rows if row.held >= self._context}
         try:
             self._runner.join([row for row in rows if row.place is None])
+            if self._memory is not None:
+                self._grow(self._memory)
             drawn = self._runner.read(self._runner.step())
         except Exception as error:  # it is the step's, and so of every row in it
             for row in rows:
@@ -168,16 +198,23 @@ class TokenLoop:
     def _finish(self, row: Row, reason: FinishReason) -> None:
         prompt_tokens = len(row.request.prompt)
         usage = row.controller.usage(prompt_tokens, row.cached)
-        self._scheduler.remove(row)
-        self._runner.leave(row, keep=True)
+        self._leave(row, keep=True)
         timings = row.clock.timings(self._load_s, prompt_tokens, row.sampled)
         row.send(Finished(reason, usage, timings, row.resume))
 
     def _fail(self, row: Row, error: Exception) -> None:
-        self._scheduler.remove(row)
-        self._runner.leave(row, keep=False)
+        self._leave(row, keep=False)
+        if ran_out(error):
+            error = MemoryLimit(f"the device has run out of memory: {error}")
         if not isinstance(error, QwenError):
             wrapped = EngineError(f"generation failed: {type(error).__name__}: {error}")
             wrapped.__cause__ = error
             error = wrapped
         row.send(error)
+
+    def _leave(self, row: Row, *, keep: bool) -> None:
+        self._scheduler.remove(row)
+        self._runner.leave(row, keep=keep)
+        if self._memory is not None:
+            self._memory.settle(self._scheduler.running, self._runner.held(self._scheduler.running))
+            self._scheduler.chunk = self._memory.chunk

@@ -54,7 +54,7 @@ class Row:
     read. Then it takes a ``place`` in the batch, which holds all three from there on. ``held``: the tokens in its
     cache, wherever that is: the first of ``tokens``, the prompt and what was generated; ``cached`` of them were
     found there and not computed. ``drawn``: what was drawn, with what is reported of it; ``closed``: how much of that
-    there was when the thought was closed by force.
+    there was when the thought was closed by force. ``bound``: tokens that it cannot outgrow.
     """
 
     request: Request
@@ -73,6 +73,7 @@ class Row:
     cached: int = 0
     drawn: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)
     closed: int | None = None
+    bound: int = 0
     sampled: int = 0
     cancelled: bool = False
     closing: FinishReason | None = None
@@ -80,6 +81,16 @@ class Row:
     @property
     def pending(self) -> int:
         return len(self.feed)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache, or about to be fed to it."""
+        return self.held + len(self.feed)
+
+    @property
+    def prompt(self) -> int:
+        """Tokens that the request came with."""
+        return len(self.request.prompt) + len(self.request.generated)
 
     def cancel(self) -> None:
         self.cancelled = True

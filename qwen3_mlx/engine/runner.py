@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from ..cache.kv import KVCache
 from ..cache.prefix import PrefixCache
 from ..config import ModelConfig
+from ..costs import CACHE_STEP, Footprint
 from ..errors import EngineError
+from ..kernels import Kernels
+from ..kernels.stock import UNPACKED
 from ..model.qwen3 import Qwen3 as Model
 from ..sampling import SampleOut, Sampler, fresh_seed
 from ..types import TokenLogprob
 from .batch import Batch, Unread
+from .memory import LEAST_CHUNK, Held
 from .row import Draw, Row
 
 #: Tokens of a prompt from which it is kept as soon as it is computed, and not when its answer has ended: requests that
@@ -43,6 +48,32 @@ class Runner:
         self.prefixes = prefixes
         self.kv_bits = kv_bits
         self._batch = Batch(model)
+
+    @property
+    def footprint(self) -> Footprint:
+        """What the model takes here."""
+        arrays: Any = tree_flatten(self.model.parameters())
+        weights, itemsize = sum(array.nbytes for _, array in arrays), self.model.model.norm.weight.dtype.size
+        return _footprint(self.config, self.model.kernels, self.kv_bits, weights, itemsize)
+
+    def release(self) -> None:
+        """Give the buffers back that MLX keeps for later."""
+        mx.clear_cache()
+
+    def held(self, running: Sequence[Row]) -> Held:
+        """What the rows that run have memory for."""
+        cache, outside = self._batch.cache, sum(row.place is None for row in running)
+        return Held(outside=outside) if cache is None else Held(cache.batch, cache.capacity, outside)
+
+    @property
+    def longest(self) -> Row | None:
+        """The row for which the batch has to grow before it takes a step."""
+        return self._batch.longest
+
+    def reserve(self, positions: int) -> None:
+        """Let the batch grow to so many."""
+        if (cache := self._batch.cache) is not None:
+            cache.reserve(positions)
 
     def start(self, row: Row) -> None:
         """Give the row its sampler and its cache, which may hold a part of the prompt already."""
@@ -119,6 +150,18 @@ class Runner:
         mx.async_eval(out.arrays())
         row.ahead = Draw(out, row.state)
         row.state = after
+
+
+def working_bytes(config: ModelConfig, kv_bits: int | None, kernels: Kernels) -> int:
+    """The least that a model needs besides its weights: the smallest cache and a small pass."""
+    itemsize = kernels.dtype.size if kernels.dtype is not None else 2
+    return _footprint(config, kernels, kv_bits, 0, itemsize).peak(1, CACHE_STEP, LEAST_CHUNK)
+
+
+def _footprint(config: ModelConfig, kernels: Kernels, kv_bits: int | None, weights: int, itemsize: int) -> Footprint:
+    on_cpu = mx.default_device().type == mx.DeviceType.cpu
+    unpacked = UNPACKED if kernels.packed else None
+    return Footprint(config, weights, itemsize, kv_bits, scores=on_cpu, unpacked=unpacked)
 
 
 def _listed(out: SampleOut) -> list[Read | EngineError]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwen3_mlx.control.controller import Controller, Force, Stop
+from qwen3_mlx.engine.memory import Held
 from qwen3_mlx.engine.row import Row
 from qwen3_mlx.types import Event, Finished, Request
 from tests.control.toys import EOS, THINK_CLOSE, THINK_OPEN, ToyVocabulary
@@ -81,6 +82,11 @@ class ToyRunner:
     def fed(self) -> list[list[int]]:
         """What each request has been fed, in the order in which they were submitted."""
         return [tokens for _, tokens in sorted(self._fed, key=lambda one: one[0])]
+
+    longest = None
+
+    def held(self, running: Sequence[Row]) -> Held:
+        return Held(len(self.rows), 256, sum(row.place is None for row in running))
 
     def start(self, row: Row) -> None:
         cache: Any = ToyCache()

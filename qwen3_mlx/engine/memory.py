@@ -1,0 +1,204 @@
+"""Who may run in the memory there is: pure decisions over bytes. Knows neither MLX nor threads.
+
+A row is let in with the tokens it is expected to come to: its prompt and ``ANSWER`` more, or what it is bound to where
+that is less. Expecting every bound in full would refuse much that fits: most answers are far shorter than the 32,768
+tokens that are asked for by habit. So a row may outgrow what was expected, and the batch asks before it grows.
+
+Where memory is short, one step after the other is taken, and logged:
+
+1. prefixes kept of former requests are dropped, those first that were not used for the longest time;
+2. prompts go in smaller chunks, which need less working memory;
+3. those who wait are not let in until others have finished (``pause``);
+4. a request that does not fit even alone is refused, with what would fit, and a row that cannot grow ends with
+   :class:`MemoryLimit`, the longest first; the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ..costs import CACHE_STEP, Footprint, grown
+from ..errors import MemoryLimit
+
+ANSWER = 1024
+LEAST_CHUNK = 64
+
+
+class Prefixes(Protocol):
+    """What is kept of former requests; at most ``budget`` bytes."""
+
+    budget: int
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def shrink(self, count: int, /) -> int:
+        """Drop at least ``count`` bytes, or all; returns how many."""
+        ...
+
+
+class Sized(Protocol):
+    """A row as memory sees it, in tokens."""
+
+    @property
+    def length(self) -> int:
+        """In its cache, or about to be fed to it."""
+        ...
+
+    @property
+    def bound(self) -> int:
+        """The most it can come to."""
+        ...
+
+    @property
+    def prompt(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What rows have memory for now: ``places`` of ``capacity`` positions in the batch, and ``outside`` of it so many
+    rows that will join."""
+
+    places: int = 0
+    capacity: int = 0
+    outside: int = 0
+
+
+def expected(row: Sized) -> int:
+    """Tokens that a row is planned with; it needs a place for the next one at least."""
+    return max(row.length + 1, min(row.bound, row.prompt + ANSWER))
+
+
+def info(text: str) -> None:
+    """To the log of this package."""
+    import logging  # seldom needed, and not for nothing
+
+    logging.getLogger("qwen3_mlx").info(text)
+
+
+@dataclass(slots=True)
+class Memory:
+    """The memory of one engine: ``limit`` bytes for weights, caches and working memory together, buffers that MLX keeps
+    for later not counted. ``release`` gives back those; ``log`` is told of each step.
+
+    ``chunk``: tokens of a prompt that may go at a time now; ``whole``: when there is no need to save. Used on the
+    engine's thread, but for :meth:`check`.
+    """
+
+    footprint: Footprint
+    limit: int
+    whole: int
+    prefixes: Prefixes
+    release: Callable[[], object] = lambda: None
+    log: Callable[[str], object] = info
+    chunk: int = 0
+    _kept: int = 0
+    _pausing: bool = False
+
+    def __post_init__(self) -> None:
+        self.chunk = self.whole
+        self._kept = self.prefixes.budget
+
+    def check(self, row: Sized) -> None:
+        """Raises MemoryLimit for a row that does not fit with all the memory to itself. Safe in any thread."""
+        tokens, fits = expected(row), self.fits()
+        if tokens <= fits:
+            return
+        needed = self.footprint.peak(1, _capacity(tokens), LEAST_CHUNK)
+        raise MemoryLimit(
+            f"the prompt of {row.prompt:,} tokens and an answer of {tokens - row.prompt:,} need {size(needed)} of"
+            f" memory with the model, {size(self.limit)} may be used: fits {self._fits()}"
+        )
+
+    def fits(self, kv_bits: int | None = None) -> int:
+        """Tokens of prompt and answer that a single row may have; ``kv_bits``: with a cache of so many."""
+        footprint = self.footprint if kv_bits is None else replace(self.footprint, kv_bits=kv_bits)
+        return footprint.tokens(self.limit, LEAST_CHUNK)
+
+    def admits(self, row: Sized, running: Sequence[Sized], held: Held) -> bool:
+        """Whether a row can be let in beside those that run. One that would run alone always is: it was checked."""
+        fits = self._make_room(held.places + held.outside + 1, self._planned([*running, row], held))
+        if fits or not running:
+            self._pausing = False
+            return True
+        if not self._pausing:
+            self._pausing = True
+            self.log(f"a request of {row.prompt:,} tokens waits until others have finished")
+        return False
+
+    def settle(self, running: Sequence[Sized], held: Held) -> None:
+        """A row has gone: chunks and prefixes may take what it leaves."""
+        rows, capacity = held.places + held.outside, self._planned(running, held)
+        self._save(rows, capacity, self._chunk(rows, capacity) or LEAST_CHUNK)
+
+    def capacity(self, running: Sequence[Sized], longest: Sized, held: Held) -> int:
+        """Positions that the batch shall grow to, the longest of whose rows has filled it; 0 if there is no memory for
+        that."""
+        needed, bound = longest.length + 1, max(row.bound for row in running)
+        for wanted in (min(grown(held.capacity, needed), _capacity(bound)), _capacity(needed)):
+            planned = max(wanted, self._planned(running, held))
+            if wanted >= needed and self._make_room(held.places + held.outside, planned):
+                return wanted
+        return 0
+
+    def outgrown(self, row: Sized) -> MemoryLimit:
+        """The error of a row for which the batch cannot grow."""
+        self.log(f"a row of {row.length:,} tokens ends: no memory to grow")
+        return MemoryLimit(
+            f"the answer ends here, at {row.length:,} tokens with its prompt: there is no memory left for more"
+            f" ({size(self.limit)} may be used, other requests included; alone, it fits {self._fits()})"
+        )
+
+    def _planned(self, rows: Sequence[Sized], held: Held) -> int:
+        """The capacity that rows are planned with: that of the longest."""
+        return max(held.capacity, _capacity(max(map(expected, rows), default=0)))
+
+    def _fits(self) -> str:
+        text = f"{self.fits():,} tokens"
+        if self.footprint.kv_bits is None:
+            text += f"; with 8-bit KV {self.fits(8):,}"
+        return text
+
+    def _chunk(self, rows: int, capacity: int) -> int:
+        """The largest chunk with which so much cache fits, prefixes aside; 0 where none does."""
+        chunk = self.whole
+        while self.footprint.peak(rows, capacity, chunk) > self.limit:
+            if chunk <= LEAST_CHUNK:
+                return 0
+            chunk = max(chunk // 2, LEAST_CHUNK)
+        return chunk
+
+    def _make_room(self, rows: int, capacity: int) -> bool:
+        """Take the steps that so much cache needs; none, where they are not enough."""
+        chunk = self._chunk(rows, capacity)
+        if chunk:
+            self._save(rows, capacity, chunk)
+        return chunk > 0
+
+    def _save(self, rows: int, capacity: int, chunk: int) -> None:
+        left = max(0, self.limit - self.footprint.peak(rows, capacity, chunk))
+        self.prefixes.budget = min(self._kept, left)
+        if self.prefixes.nbytes > left:
+            freed = self.prefixes.shrink(self.prefixes.nbytes - left)
+            self.log(f"{size(freed)} of kept prefixes were dropped")
+            self.release()
+        if chunk < self.chunk:
+            self.log(f"prompts go in chunks of {chunk} tokens instead of {self.chunk}")
+        self.chunk = chunk
+
+
+def _capacity(tokens: int) -> int:
+    return -(-tokens // CACHE_STEP) * CACHE_STEP
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether MLX says that it could not have memory; it has no type of error for that."""
+    return isinstance(error, MemoryError) or any(
+        sign in str(error) for sign in ("[malloc", "Unable to allocate", "Insufficient Memory", "OutOfMemory")
+    )
+
+
+def size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
