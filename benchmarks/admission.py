@@ -150,9 +150,10 @@ def grid(quick: bool) -> list[Point]:
     if quick:
         return [Point("0.6B", (500,) * 2, 20, cache) for cache in ("float32", "bf16", "8", "4")]
     models, caches = tuple(MODELS), ("float32", "bf16", "8", "4")
-    points = [Point(m, (1020,) * b, 12, c) for b, m, c in itertools.product((1, 2, 4, 8), models, caches)]
-    points += [Point(m, (2040, 100, 100, 100), 12, c) for m, c in itertools.product(models, caches)]
-    points += [Point(m, (4090,), 12, c) for m, c in itertools.product(models, caches)]
+    points = [Point(m, (1000,) * b, 12, c) for b, m, c in itertools.product((1, 2, 4, 8), models, caches)]
+    points += [Point(m, (2000, 100, 100, 100), 12, c) for m, c in itertools.product(models, caches)]
+    points += [Point(m, (1020,) * 4, 12, c) for m, c in itertools.product(models, caches)]  # they grow
+    points += [Point(m, (4080,), 12, c) for m, c in itertools.product(models, caches)]
     return points
 
 

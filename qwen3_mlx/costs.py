@@ -166,20 +166,21 @@ class Footprint:
             expert = 7 * config.moe_intermediate_size + 2 * config.hidden_size
             widest = max(widest, config.num_experts_per_tok * expert)
         size = tokens * (4 * config.hidden_size + widest) * self.itemsize
-        return size + self._attention(rows, length, context) + rows * DRAWING * config.vocab_size * 4
-
-    def _attention(self, rows: int, length: int, context: int) -> int:
-        config, size = self.config, 0
         if self.scores:  # before and after the softmax; several tokens need the keys transposed
-            size += 2 * rows * length * config.num_attention_heads * context * self.itemsize
+            size += 2 * tokens * config.num_attention_heads * context * self.itemsize
             size += rows * context * config.kv_size * self.itemsize if length > 1 else 0
-        if self.kv_bits is not None:
-            heads = config.num_key_value_heads
-            at_once = heads if self.unpacked is None else min(heads, max(self.unpacked // max(context, 1), 1))
-            values = 2 * rows * context * at_once * config.head_dim
-            # in float32, with as much again on the way, and in the activations' precision
-            size += values * 17 // 2 if self.itemsize == 4 else values * 21 // 2
-        return size
+        unpacking, unpacked = self._unpacked(rows, context)
+        return max(size + unpacked, unpacking) + rows * DRAWING * config.vocab_size * 4
+
+    def _unpacked(self, rows: int, context: int) -> tuple[int, int]:
+        """Bytes taken while a layer's packed keys and values are unpacked, and then while attention reads them: in
+        float32 with as much again on the way, and in the activations' precision."""
+        if self.kv_bits is None:
+            return 0, 0
+        heads = self.config.num_key_value_heads
+        at_once = heads if self.unpacked is None else min(heads, max(self.unpacked // max(context, 1), 1))
+        values = 2 * rows * context * at_once * self.config.head_dim
+        return (values * 17 // 2, values * 4) if self.itemsize == 4 else (values * 21 // 2, values * 6)
 
     def peak(self, rows: int, capacity: int, chunk: int) -> int:
         """The most there is at any time while ``rows`` rows of up to ``capacity`` tokens are prefilled in chunks, join,

@@ -126,6 +126,14 @@ class Batch:
         if share <= 0.5 or self._cheap(share):
             self._arrange(taken)
 
+    def pack(self) -> bool:
+        """Copy the rows together, whatever it costs, because memory is short; whether there was an empty place."""
+        taken = [place for place, row in enumerate(self.rows) if row is not None]
+        if len(taken) == len(self.rows):
+            return False
+        self._arrange(taken)
+        return True
+
     def _cheap(self, share: float) -> bool:
         """Whether this share of the batch's cache may be copied at any time."""
         return self._together is None or self._together.cache.nbytes * share <= CHEAP

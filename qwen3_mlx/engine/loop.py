@@ -68,6 +68,8 @@ class TokenLoop:
     def _admits(self, memory: Memory, row: Row) -> bool:
         running = self._scheduler.running
         admitted = memory.admits(row, running, self._runner.held(running))
+        if not admitted and self._runner.pack():
+            admitted = memory.admits(row, running, self._runner.held(running))
         self._scheduler.chunk = memory.chunk
         return admitted
 
@@ -79,7 +81,8 @@ class TokenLoop:
                 self._scheduler.chunk = memory.chunk
                 self._runner.reserve(positions)
                 return
-            self._fail(row, memory.outgrown(row))
+            if not self._runner.pack():
+                self._fail(row, memory.outgrown(row))
 
     def _receive(self) -> bool:
         """Take in new rows; waits for one when there is nothing to do. False when the engine closes."""

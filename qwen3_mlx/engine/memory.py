@@ -8,8 +8,9 @@ Where memory is short, one step after the other is taken, and logged:
 
 1. prefixes kept of former requests are dropped, those first that were not used for the longest time;
 2. prompts go in smaller chunks, which need less working memory;
-3. those who wait are not let in until others have finished (``pause``);
-4. a request that does not fit even alone is refused, with what would fit, and a row that cannot grow ends with
+3. the places that rows have left in the batch are given up (the token loop does that);
+4. those who wait are not let in until others have finished;
+5. a request that does not fit even alone is refused, with what would fit, and a row that cannot grow ends with
    :class:`MemoryLimit`, the longest first; the others go on.
 """
 

@@ -70,6 +70,10 @@ class Runner:
         """The row for which the batch has to grow before it takes a step."""
         return self._batch.longest
 
+    def pack(self) -> bool:
+        """Give up the places that rows have left; False if there are none."""
+        return self._batch.pack()
+
     def reserve(self, positions: int) -> None:
         """Let the batch grow to so many."""
         if (cache := self._batch.cache) is not None:

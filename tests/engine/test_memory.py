@@ -1,0 +1,324 @@
+"""Who may run in the memory there is: decisions alone, and on an engine that has little of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import admission
+from qwen3_mlx import Finished, MemoryLimit, Qwen3, SamplingParams, TextDelta
+from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.costs import CACHE_STEP, Footprint, kv_bytes_per_token
+from qwen3_mlx.engine import memory as memories
+from qwen3_mlx.engine.memory import ANSWER, LEAST_CHUNK, Held, Memory, expected
+from tests.released import RELEASED
+
+CONFIG = ModelConfig.from_dict(RELEASED["Qwen3-8B"])
+FOOTPRINT = Footprint(CONFIG, 4_600_000_000, unpacked=32768)
+PER_TOKEN = kv_bytes_per_token(CONFIG)
+GREEDY = SamplingParams(temperature=0)
+
+
+@dataclass
+class Row:
+    prompt: int
+    bound: int = 40_960
+    length: int = 0
+
+    def __post_init__(self) -> None:
+        self.length = self.length or self.prompt
+
+
+@dataclass
+class Prefixes:
+    nbytes: int = 0
+    budget: int = 2_000_000_000
+    dropped: int = 0
+
+    def shrink(self, count: int) -> int:
+        freed = min(count, self.nbytes)
+        self.nbytes -= freed
+        self.dropped += freed
+        return freed
+
+
+@dataclass
+class Told:
+    memory: Memory
+    prefixes: Prefixes
+    log: list[str] = field(default_factory=list)
+    released: int = 0
+
+
+def told(limit: int, kept: int = 0, footprint: Footprint = FOOTPRINT) -> Told:
+    prefixes = Prefixes(kept)
+    told = Told(Memory(footprint, limit, 512, prefixes), prefixes)
+    told.memory.log = told.log.append
+
+    def release() -> None:
+        told.released += 1
+
+    told.memory.release = release
+    return told
+
+
+def for_rows(rows: int, capacity: int, chunk: int = 512) -> int:
+    """A limit in which just that fits."""
+    return FOOTPRINT.peak(rows, capacity, chunk)
+
+
+# -- what a row is planned with ------------------------------------------------------------------------------------
+
+
+def test_what_a_row_is_expected_to_come_to() -> None:
+    assert expected(Row(100, bound=40_000)) == 100 + ANSWER, "not the whole context"
+    assert expected(Row(100, bound=150)) == 150
+    assert expected(Row(100, bound=40_000, length=5000)) == 5001, "it has outgrown that"
+    assert expected(Row(100, bound=150, length=150)) == 151, "the next token is fed before the last is judged"
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_says_what_would_fit() -> None:
+    memory = told(8_000_000_000).memory
+    memory.check(Row(memory.fits() - ANSWER))
+    with pytest.raises(MemoryLimit) as caught:
+        memory.check(Row(30_000))
+    message = str(caught.value)
+    found = re.search(r"fits ([\d,]+) tokens; with 8-bit KV ([\d,]+)$", message)
+    assert found and "8.0 GB may be used" in message and "30,000 tokens" in message
+    plain, packed = (int(number.replace(",", "")) for number in found.groups())
+    assert 20_000 < plain == memory.fits() < 25_000 and 1.7 * plain < packed < 1.95 * plain
+
+
+def test_a_packed_cache_is_not_told_to_pack() -> None:
+    memory = told(5_000_000_000, footprint=replace(FOOTPRINT, kv_bits=8)).memory
+    with pytest.raises(MemoryLimit, match=r"fits [\d,]+ tokens$"):
+        memory.check(Row(30_000))
+
+
+@given(limit=st.integers(4_600_000_000, 40_000_000_000), prompt=st.integers(1, 39_000), bound=st.integers(1, 40_960))
+def test_what_is_not_refused_fits_alone(limit: int, prompt: int, bound: int) -> None:
+    memory, row = told(limit).memory, Row(prompt, max(bound, prompt + 1))
+    capacity = -(-expected(row) // CACHE_STEP) * CACHE_STEP
+    try:
+        memory.check(row)
+    except MemoryLimit:
+        assert FOOTPRINT.peak(1, capacity, LEAST_CHUNK) > limit
+    else:
+        assert FOOTPRINT.peak(1, capacity, LEAST_CHUNK) <= limit
+        assert memory.admits(row, [], Held())
+        assert FOOTPRINT.peak(1, capacity, memory.chunk) <= limit
+
+
+# -- the ladder ----------------------------------------------------------------------------------------------------
+
+
+def test_what_fits_is_let_in_without_a_word() -> None:
+    at = told(for_rows(2, 2048) + 1000, kept=1000)
+    assert at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    assert not at.log and at.memory.chunk == 512 and at.prefixes.nbytes == 1000
+
+
+def test_prefixes_go_first_and_no_more_of_them_than_needed() -> None:
+    at = told(for_rows(2, 2048) + 100_000_000, kept=300_000_000)
+    assert at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    assert at.prefixes.dropped == 200_000_000 and at.prefixes.budget == 100_000_000
+    assert at.log == ["200 MB of kept prefixes were dropped"] and at.released == 1
+    assert at.memory.chunk == 512
+
+
+def test_then_chunks_shrink() -> None:
+    assert for_rows(2, 2048, 128) < for_rows(2, 2048, 256)
+    at = told(for_rows(2, 2048, 128), kept=300_000_000)
+    assert at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    assert at.memory.chunk == 128 and at.prefixes.nbytes == 0
+    assert at.log[1:] == ["prompts go in chunks of 128 tokens instead of 512"]
+
+
+def test_then_who_comes_waits_and_nothing_is_dropped_for_nothing() -> None:
+    at = told(for_rows(2, 2048, LEAST_CHUNK) - 1, kept=300)
+    for _ in range(3):
+        assert not at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    assert at.log == ["a request of 1,000 tokens waits until others have finished"], "once"
+    assert at.prefixes.nbytes == 300 and at.memory.chunk == 512
+    assert at.memory.admits(Row(1000), [], Held())
+    assert not at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0)) and len(at.log) > 1
+
+
+def test_a_row_makes_every_place_as_long_as_itself() -> None:
+    """Fifteen rows of 500 tokens and one of 30,000 take what sixteen of 30,000 take."""
+    short = [Row(500, 600) for _ in range(15)]
+    at = told(for_rows(16, 30_208) - 1)
+    assert at.memory.admits(Row(500, 600), short[1:], Held(14, 768, 0))
+    at.memory.whole = LEAST_CHUNK
+    at = told(for_rows(16, 30_208, LEAST_CHUNK) - 1)
+    assert not at.memory.admits(Row(30_000, 30_100), short, Held(15, 768, 0))
+    assert at.memory.admits(Row(30_000, 30_100), short[:10], Held(10, 768, 0))
+
+
+def test_places_that_were_left_and_a_capacity_that_was_grown_count() -> None:
+    at = told(for_rows(3, 2048))
+    assert at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    assert not at.memory.admits(Row(1000), [Row(900)], Held(8, 1024, 0))
+    assert not at.memory.admits(Row(1000), [Row(900)], Held(1, 8192, 0))
+    assert not at.memory.admits(Row(1000), [Row(900)] * 4, Held(1, 1024, 3))
+
+
+def test_what_was_saved_comes_back_when_rows_have_gone() -> None:
+    at = told(for_rows(2, 2048, 128), kept=300_000_000)
+    at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    assert at.prefixes.budget < 2_000_000_000
+    at.memory.settle([Row(900, 950)], Held(1, 1024, 0))
+    assert at.memory.chunk == 512 and at.prefixes.budget > 100_000_000
+    at.memory.settle([], Held())
+    assert at.prefixes.budget == min(2_000_000_000, at.memory.limit - for_rows(0, 0))
+
+
+def test_the_batch_grows_as_far_as_there_is_memory() -> None:
+    rows = [Row(900, bound, length=2048) for bound in (40_000, 3000)]
+    held = Held(2, 2048, 0)
+    assert told(for_rows(2, 8192)).memory.capacity(rows, rows[0], held) == 3072
+    tight = told(for_rows(2, 2304))
+    assert tight.memory.capacity(rows, rows[0], held) == 2304, "a little, where half as much again is too much"
+    assert told(for_rows(2, 2304, LEAST_CHUNK) - 1).memory.capacity(rows, rows[0], held) == 0
+    bound = [Row(900, 2100, length=2048)]
+    assert told(for_rows(8, 8192)).memory.capacity(bound, bound[0], Held(1, 2048, 0)) == 2304, "not beyond any bound"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[malloc_or_wait] Unable to allocate 4 bytes.")])
+def test_running_out_is_told_from_other_failures(error: Exception) -> None:
+    assert memories.ran_out(error) and not memories.ran_out(RuntimeError("shapes do not match"))
+
+
+# -- predictions against what MLX measures -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        admission.Point("0.6B", (1020,), 8, "float32"),
+        admission.Point("30B-A3B", (760, 80), 10, "float32"),
+        admission.Point("8B", (500, 500), 14, "bf16"),
+        admission.Point("0.6B", (760,) * 3, 10, "8"),
+    ],
+    ids=str,
+)
+def test_peaks_are_as_predicted_and_never_more(point: admission.Point) -> None:
+    """Within a tenth from a thousand tokens on; the benchmark has the whole grid."""
+    peak = admission.measure(point)
+    assert peak.measured <= peak.predicted < 1.13 * peak.measured
+
+
+# -- on an engine --------------------------------------------------------------------------------------------------
+
+
+def engine_memory(q: Qwen3) -> Memory:
+    engine: Any = q._engine
+    memory: Memory = engine._memory
+    return memory
+
+
+@pytest.fixture(scope="module")
+def footprint() -> Footprint:
+    with Qwen3.load("demo") as q:
+        return engine_memory(q).footprint
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read() -> None:
+    with pytest.raises(MemoryLimit, match="5 MB may be used"):
+        Qwen3.load("demo", memory_limit=5_000_000)
+
+
+def test_weights_that_leave_no_room_to_work_are_refused(footprint: Footprint) -> None:
+    with pytest.raises(MemoryLimit):
+        Qwen3.load("demo", memory_limit=footprint.weights + 1_000_000)
+
+
+def test_a_request_is_refused_at_once_and_names_what_fits(footprint: Footprint) -> None:
+    with Qwen3.load("demo", memory_limit=footprint.peak(1, 1024, LEAST_CHUNK)) as q:
+        with pytest.raises(MemoryLimit, match=r"fits 1,024 tokens; with 8-bit KV [\d,]+"):
+            q.stream("word " * 1500, params=GREEDY)
+        answer = q.generate("Hi", thinking=False, params=SamplingParams(temperature=0, max_tokens=20))
+        assert answer.content and answer.finish_reason in ("stop", "length")
+
+
+def test_a_row_that_cannot_grow_ends_and_the_others_go_on(
+    footprint: Footprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three are let in with few tokens expected; none can end by itself."""
+    monkeypatch.setattr(memories, "ANSWER", 16)
+    limit = footprint.peak(3, 512, LEAST_CHUNK)
+    with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=0) as q:
+        endless = {token: -100.0 for token in q.tokenizer.eos_ids}
+        prompts = ["a b c d " * n for n in (25, 20, 4)]
+        params = [SamplingParams(temperature=0, logit_bias=endless, max_tokens=n) for n in (None, None, 600)]
+        streams = [q.stream_raw(text, params=p) for text, p in zip(prompts, params, strict=True)]
+        ends: list[Any] = []
+        for stream in streams:
+            tokens = 0
+            try:
+                for event in stream:
+                    tokens += len(event.token_ids) if isinstance(event, TextDelta) else 0
+                    if isinstance(event, Finished):
+                        ends.append(event.finish_reason)
+            except MemoryLimit as error:
+                assert tokens > 300, "what was said until then has been sent"
+                ends.append(str(error))
+        assert "the answer ends here, at 512 tokens" in ends[0], "the longest first"
+        assert ends[2] == "length", "one goes on to its end"
+        assert engine_memory(q).limit == limit
+        assert q.generate("Hi", thinking=False, params=GREEDY).content, "and the engine serves on"
+
+
+def test_rows_wait_for_memory_and_are_all_served(footprint: Footprint) -> None:
+    """There is memory for two rows at a time where eight may run; MLX never has more than the limit."""
+    asked = [(f"What is {n} + {n}?", SamplingParams(temperature=0, max_tokens=150)) for n in range(10, 22)]
+    with Qwen3.load("demo", prefix_cache_bytes=0) as q:
+        free = [q.generate(text, params=params).content for text, params in asked]
+    limit = footprint.peak(2, 256, LEAST_CHUNK)
+    with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=1 << 30) as q:
+        lines: list[str] = []
+        engine_memory(q).log = lines.append
+        mx.clear_cache()
+        others = mx.get_active_memory() - footprint.weights
+        mx.reset_peak_memory()
+        streams = [q.stream(text, params=params) for text, params in asked]
+        texts = ["".join(e.text for e in stream if isinstance(e, TextDelta)) for stream in streams]
+        assert mx.get_peak_memory() - others <= limit
+    assert texts == [text or "" for text in free]
+    assert any("waits" in line for line in lines)
+
+
+def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwen3_mlx.engine.runner import Runner
+
+    def broken(self: Runner, row: Any, count: int) -> None:
+        raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
+
+    with Qwen3.load("demo") as q:
+        with monkeypatch.context() as patch:
+            patch.setattr(Runner, "prefill", broken)
+            with pytest.raises(MemoryLimit, match="run out"):
+                q.generate("Hi")
+        assert q.generate("Hi", thinking=False, params=GREEDY).content
+
+
+def test_memory_is_never_wired_and_few_buffers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx, "set_wired_limit", lambda limit: pytest.fail("memory was wired"))
+    kept = mx.set_cache_limit(1 << 40)
+    try:
+        with Qwen3.load("demo", memory_limit=1 << 30) as q:
+            q.generate("Hi", thinking=False, params=GREEDY)
+            assert mx.set_cache_limit(1 << 20) == 1 << 26
+        with Qwen3.load("demo", memory_limit=1 << 30):
+            assert mx.set_cache_limit(kept) == 1 << 20, "a lower limit is left alone"
+    finally:
+        mx.set_cache_limit(kept)
