@@ -256,6 +256,8 @@ def test_bad_requests_name_what_is_wrong_and_leave_the_engine_alone(demo: Qwen3,
         {"bits": 7},
         {"stall": 0},
         {"stall": "fast"},
+        {"memory_limit": -1},
+        {"memory_limit": "8 GB"},
     ],
 )
 def test_bad_options_are_refused_by_name(options: dict[str, object]) -> None:

@@ -201,20 +201,21 @@ def test_running_out_is_told_from_other_failures(error: Exception) -> None:
 # -- predictions against what MLX measures -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     [
-        admission.Point("0.6B", (1020,), 8, "float32"),
-        admission.Point("30B-A3B", (760, 80), 10, "float32"),
-        admission.Point("8B", (500, 500), 14, "bf16"),
-        admission.Point("0.6B", (760,) * 3, 10, "8"),
+        admission.Point("0.6B", (1020,), 6, "float32"),
+        admission.Point("30B-A3B", (500, 70), 6, "float32"),
+        admission.Point("8B", (500,), 14, "bf16"),
+        admission.Point("0.6B", (600, 600), 4, "8"),
     ],
     ids=str,
 )
 def test_peaks_are_as_predicted_and_never_more(point: admission.Point) -> None:
-    """Within a tenth from a thousand tokens on; the benchmark has the whole grid."""
+    """Within a tenth; the benchmark has the whole grid."""
     peak = admission.measure(point)
-    assert peak.measured <= peak.predicted < 1.13 * peak.measured
+    assert peak.measured <= peak.predicted < 1.1 * peak.measured
 
 
 # -- on an engine --------------------------------------------------------------------------------------------------

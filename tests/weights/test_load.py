@@ -19,7 +19,7 @@ from qwen3_mlx.convert import convert
 from qwen3_mlx.errors import CheckpointError, InvalidRequest, MemoryLimit, QwenError, UnsupportedModel
 from qwen3_mlx.model.linear import Quantized
 from qwen3_mlx.types import KernelMode
-from qwen3_mlx.weights import load_model
+from qwen3_mlx.weights import device_limit, load_model
 
 from . import makers
 
@@ -185,6 +185,28 @@ def test_memory_limit_says_what_is_needed_and_what_would_fit(tmp_path: Path, mon
     monkeypatch.setattr(machine, "free_memory", lambda: 60_000)
     with pytest.raises(MemoryLimit, match="4-bit"):
         load_model(packed, kernels="emulate")
+
+
+def test_a_limit_that_is_set_counts_instead_of_what_is_free(tmp_path: Path) -> None:
+    folder = makers.dense(tmp_path / "hf")
+    with pytest.raises(MemoryLimit, match="but 0 MB may be used"):
+        load_model(folder, kernels="reference", limit=300_000)
+    load_model(folder, kernels="reference", limit=10_000_000)
+    with pytest.raises(MemoryLimit, match="10 MB may be used"):
+        load_model(folder, kernels="reference", limit=10_000_000, working=lambda kernels: 10_000_000)
+
+
+def test_the_device_s_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Metal recommends, less what is held; elsewhere nine tenths of what is free."""
+    monkeypatch.setattr(machine, "free_memory", lambda: 1_000_000_000)
+    assert device_limit() == 900_000_000
+    held = mx.zeros(1_000_000)
+    mx.eval(held)
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 48 << 30})
+    assert device_limit() == (48 << 30) - mx.get_active_memory() < (48 << 30) - 4_000_000 + 1
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 1})
+    assert device_limit() == 0
+    assert held.size
 
 
 def test_memory_of_a_large_model_is_known_from_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
