@@ -42,6 +42,7 @@ _REPLACED_HEADERS = ("mlx/backend/metal/kernels/bf16_math.h",)
 
 _COMMON = ["-std=c++20", "-w", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-fsigned-char", "-fwrapv"]
 _COMMON += ["-fno-math-errno", "-fvisibility-inlines-hidden"]
+_COMMON += ["-fno-finite-loops"]  # C++ may drop a loop that never ends; a GPU hangs in it
 # What would merge or copy call sites is off where call sites are compared and loads are counted.
 _COUNTED = ["-fno-thread-jumps", "-fno-crossjumping", "-fno-reorder-blocks", "-fno-tree-tail-merge", "-fno-tree-sra"]
 _COUNTED += ["-fno-tree-vectorize", "-fno-ipa-icf", "-fno-store-merging"]
