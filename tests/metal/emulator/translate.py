@@ -76,6 +76,9 @@ def _kernels(tokens: Tokens, result: Translation) -> None:
         if tokens.text[i] != "kernel" or tokens.kind[i] != "name":
             continue
         at = tokens.after(i)
+        if tokens.get(at) == ",":  # [[kernel, max_total_threads_per_threadgroup(n)]]
+            while at < len(tokens) and tokens.text[at] != "]":
+                at = tokens.after(tokens.closing(at) if tokens.text[at] == "(" else at)
         bracketed = tokens.get(at) == "]"
         while tokens.get(at) == "]":
             at = tokens.after(at)
