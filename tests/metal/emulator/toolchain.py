@@ -137,7 +137,9 @@ def _precompiled(mode: str) -> Path:
     folder.mkdir(exist_ok=True)
     header = folder / "shim.h"
     if not header.exists():
-        header.write_text(f'#include "{INCLUDE / "emu" / "metal.h"}"\n')
+        with tempfile.TemporaryDirectory(dir=cache()) as made:  # another process must not see half of it
+            (Path(made) / "shim.h").write_text(f'#include "{INCLUDE / "emu" / "metal.h"}"\n')
+            os.replace(Path(made) / "shim.h", header)
     _build(folder / "shim.h.gch", [compiler(), *MODES[mode], "-x", "c++-header", str(header)], "the shim")
     return header
 
