@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from . import emulator
-from .emulator import errors
+from .emulator import errors, toolchain
 from .test_emulator import _compiler  # noqa: F401
 
 START = "uint i = thread_position_in_grid.x; uint lane = thread_index_in_simdgroup;\n"
@@ -174,20 +175,14 @@ def test_buffers_go_back_when_a_launch_ends() -> None:
     assert resident() - before < 100 << 20
 
 
-def test_two_processes_share_an_empty_cache(tmp_path: Path) -> None:
-    text = (
-        "import mlx.core as mx\n"
-        "from tests.metal import emulator\n"
-        "k = emulator.metal_kernel('both', ['x'], ['y'], 'uint i = thread_position_in_grid.x; y[i] = x[i] + 1;')\n"
-        "with emulator.using(check_source=False):\n"
-        "    y = k(inputs=[mx.zeros(32)], output_shapes=[(32,)], output_dtypes=[mx.float32],"
-        " grid=(32, 1, 1), threadgroup=(32, 1, 1))[0]\n"
-        "assert y.sum().item() == 32\n"
-    )
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "METAL_EMULATOR_CACHE": str(tmp_path), "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", text]
-    running = [subprocess.Popen(command, env=environment, cwd=root, stderr=subprocess.PIPE) for _ in range(2)]
-    for process in running:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error.decode()
+def test_what_two_build_at_once_is_never_seen_in_part(tmp_path: Path) -> None:
+    # A compiler that takes its time between the first byte and the last.
+    slow = "import sys, time; f = open(sys.argv[-1], 'w'); f.write('a'); f.flush(); time.sleep(0.2); f.write('b')"
+    target = tmp_path / "made"
+
+    def build(delay: float) -> str:
+        time.sleep(delay)
+        return toolchain._build(target, [sys.executable, "-c", slow], "it").read_text()
+
+    with ThreadPoolExecutor() as pool:
+        assert set(pool.map(build, (0, 0.05, 0.1, 0.15, 0.2))) == {"ab"}
