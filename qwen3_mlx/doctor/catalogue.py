@@ -54,7 +54,7 @@ class Use(NamedTuple):
     with weights packed as ``weights``; ``models``: the names of all that do."""
 
     trial: Trial
-    parameters: tuple[Hashable, ...]
+    parameters: tuple[Any, ...]
     config: ModelConfig
     weights: QuantSpec | None
     models: tuple[str, ...]
