@@ -96,16 +96,17 @@ class _Stack(NamedTuple):
     one: int
 
 
-def _stack(config: ModelConfig, out: int, dims: int, spec: QuantSpec, dtype: mx.Dtype, pick: int, room: int) -> _Stack:
-    """``pick`` of them at a time, each chosen once before any is chosen again."""
+def _stack(out: int, dims: int, spec: QuantSpec, dtype: mx.Dtype, pick: int, room: int) -> _Stack:
+    """``pick`` of them at a time, each chosen once before any is chosen again; as many as fill the room, whatever the
+    number a model has: no kernel depends on it."""
     bits, group = spec.bits, spec.group_size
     one = out * dims * bits // 8 + out * dims // group * 2 * dtype.size
-    count = max(pick, min(config.num_experts, room // one))
+    count = max(2, room // one // pick) * pick
     first = mx.random.randint(0, 256, (out, dims * bits // 8), dtype=mx.uint8, key=mx.random.key(1)).view(mx.uint32)
     weight = mx.bitwise_xor(first, mx.arange(count, dtype=mx.uint32)[:, None, None] * 0x9E3779B1)
     scales = mx.random.uniform(0.5, 1.5, (count, out, dims // group), key=mx.random.key(2)) * 0.3 / 2**bits
     scales, biases = scales.astype(dtype), (-(2 ** (bits - 1)) * scales).astype(dtype)
-    chosen = [mx.array([(at + i) % count for i in range(pick)], mx.uint32) for at in range(0, count, pick)]
+    chosen = [mx.arange(at, at + pick, dtype=mx.uint32) for at in range(0, count, pick)]
     mx.eval(weight, scales, biases, chosen)
     layer = QuantizedSwitchLinear(weight, scales, biases, spec)
     return _Stack(Packed(weight, scales, biases, bits, group), layer, chosen, one)
@@ -114,7 +115,7 @@ def _stack(config: ModelConfig, out: int, dims: int, spec: QuantSpec, dtype: mx.
 def _gate_up(use: Use, room: int, tokens: int) -> Case:
     dtype, hidden, inner, top_k, bits, group, few = use.parameters
     rows, act = _rows(top_k, few), _stock().swiglu
-    stack = _stack(use.config, 2 * inner, hidden, QuantSpec(bits, group), dtype, rows * top_k, room)
+    stack = _stack(2 * inner, hidden, QuantSpec(bits, group), dtype, rows * top_k, room)
     x = _normal(rows, hidden, dtype=dtype)
     spread = mx.reshape(x, (rows, 1, 1, hidden))
     chosen = [mx.reshape(each, (rows, top_k)) for each in stack.chosen]
@@ -130,7 +131,7 @@ def _gate_up(use: Use, room: int, tokens: int) -> Case:
 def _down(use: Use, room: int, tokens: int) -> Case:
     dtype, hidden, inner, top_k, bits, group, few = use.parameters
     rows = _rows(top_k, few)
-    stack = _stack(use.config, hidden, inner, QuantSpec(bits, group), dtype, rows * top_k, room)
+    stack = _stack(hidden, inner, QuantSpec(bits, group), dtype, rows * top_k, room)
     x = _normal(rows, top_k, inner, dtype=dtype)
     wide = mx.reshape(x, (rows, top_k, 1, inner))
     shares = mx.softmax(_normal(rows, top_k), axis=-1)
@@ -216,11 +217,16 @@ def history(use: Use, batch: int, tokens: int, room: int) -> History:
     kv_heads = use.config.num_key_value_heads
     keys, values = (_normal(batch, kv_heads, tokens, head_dim, dtype=dtype, seed=i) for i in (1, 2))
     first = packed_rows.pack(keys, values, bits, group, dtype)
-    rows = [mx.contiguous(mx.roll(first, 7 * i, 2)) for i in range(max(2, room // first.nbytes))]
+    rows = [mx.contiguous(_other(first, i)) for i in range(max(2, room // first.nbytes))]
     queries = _normal(batch, kv_heads * sharing, head_dim, dtype=dtype)
     held = History(rows, keys, values, queries, mx.array([tokens] * batch, mx.int32), [tokens] * batch, head_dim**-0.5)
     mx.eval(rows, keys, values, queries, held.lengths)
     return held
+
+
+def _other(x: mx.array, index: int) -> mx.array:
+    """The same history in another order of heads and tokens."""
+    return mx.roll(mx.roll(x, index, 1), 7 * index, 2)
 
 
 def _attention(use: Use, room: int, tokens: int) -> Case:
@@ -232,10 +238,7 @@ def _attention(use: Use, room: int, tokens: int) -> Case:
     queries = held.queries[:, :, None]
     packed = [_view(use.config, base, bits, (rows,)) for rows in held.rows]
     count = max(2, room // (held.keys.nbytes + held.values.nbytes))
-    whole = [
-        _view(use.config, base, None, tuple(mx.roll(x, 7 * i, 2) for x in (held.keys, held.values)))
-        for i in range(count)
-    ]
+    whole = [_view(use.config, base, None, tuple(_other(x, i) for x in (held.keys, held.values))) for i in range(count)]
     sides = {
         OURS: _rotating(held.rows, lambda rows: held.attend(rows, bits, group)),
         STOCK: _rotating(packed, lambda view: base.attend(queries, view, held.scale)),

@@ -13,9 +13,11 @@ from .catalogue import Use, trials
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The verdict on one instantiation, and the ``names`` of its parameters. ``detail`` holds the compiler's whole message if there is one; ``error``: the
-    largest error in units of what is tolerated, ``None`` if there is no finite one. ``source``: a hash of the
-    kernel, its launchers and its trial."""
+    """The verdict on one instantiation, and the ``names`` of its parameters.
+
+    ``detail`` holds the compiler's whole message if there is one; ``error``: the largest error in units of what is
+    tolerated, ``None`` if there is no finite one; ``source``: a hash of the kernel, its launchers and its trial.
+    """
 
     kernel: str
     parameters: tuple[str, ...]

@@ -83,6 +83,8 @@ class Verifier:
                 self._warned.add(about)
         if new:
             message = f"{about} not used, MLX's own operations take over: {_line(verdict.detail)}"
+            if verdict.kind == "refused":
+                message += " (qwen3-mlx doctor shows the whole message)"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         return verdict
 
@@ -100,7 +102,10 @@ class Verifier:
             return self._try_and_keep(about, trial, parameters)
         if verdict.kind == "trying":
             where = self._store.path(about)
-            return Verdict("failed", f"a former process ended during its trial; to try it again, delete {where}")
+            return Verdict(
+                "failed",
+                f"a former process ended during its trial; to try it again, run qwen3-mlx doctor --kernels, or delete {where}",
+            )
         return verdict
 
     def _try_and_keep(self, about: dict[str, Any], trial: Trial, parameters: tuple[Hashable, ...]) -> Verdict:

@@ -46,6 +46,7 @@ def test_a_bad_kernel_is_spoken_of_once(tmp_path: Path, bad: str) -> None:
 
     (message,) = told(use)
     assert "router" in message and "MLX's own operations" in message and "\n" not in message
+    assert ("qwen3-mlx doctor shows" in message) == (KEPT.get(bad) == "refused")
     assert not told(use)
     assert len(tried.parameters) == 2
 

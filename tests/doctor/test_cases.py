@@ -1,0 +1,88 @@
+"""What is timed: both sides compute the same of the same inputs, and other inputs each time."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from qwen3_mlx.config import QuantSpec
+from qwen3_mlx.doctor import cases, catalogue
+from qwen3_mlx.doctor.catalogue import Use
+from qwen3_mlx.doctor.timing import OURS, STOCK, measure
+from qwen3_mlx.kernels import packed_rows
+from qwen3_mlx.kernels.attention_trials import PACK
+
+from .clock import Clock
+
+ROOM, TOKENS = 1 << 16, 300
+
+
+def of(small: list[Use], kernel: str) -> list[Use]:
+    return [use for use in small if use.trial.kernel == kernel]
+
+
+def test_every_kernel_can_be_timed(small: list[Use]) -> None:
+    assert {use.trial.kernel for use in small} == set(catalogue.trials())
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("kernel", catalogue.trials())
+def test_both_sides_compute_the_same(kernel: str, small: list[Use]) -> None:
+    for use in of(small, kernel):
+        case = cases.case(use, ROOM, TOKENS)
+        assert case is not None and case.moved > 0 and case.what
+        ours = [case.sides[OURS](index) for index in range(2)]
+        assert not mx.array_equal(ours[0][-1], ours[1][-1]), "each launch has inputs of its own"
+        if kernel == "norm_rope_table":
+            assert list(case.sides) == [OURS]
+            continue
+        for mine, theirs in zip(ours, map(case.sides[STOCK], range(2)), strict=True):
+            assert len(mine) == len(theirs)
+            for got, want in zip(mine, theirs, strict=True):
+                same(use, got, want)
+
+
+def same(use: Use, got: mx.array, want: mx.array) -> None:
+    """Within some roundings to bf16, in which a CPU adds up; packed rows by their values, experts by their number."""
+    if want.dtype == mx.uint32 and use.trial.kernel == PACK.kernel:
+        *_, head_dim, bits, group = use.parameters
+        got, want = (mx.stack(packed_rows.unpack(rows, head_dim, bits, group, mx.bfloat16)) for rows in (got, want))
+    elif want.dtype == mx.uint32 or use.trial.kernel == "router":
+        got, want = mx.sort(got, axis=-1), mx.sort(want, axis=-1)
+    got, want = mx.flatten(got.astype(mx.float32)), mx.flatten(want.astype(mx.float32))
+    assert got.shape == want.shape
+    assert mx.max(mx.abs(got - want)).item() <= 0.05 * mx.max(mx.abs(want)).item()
+
+
+@pytest.mark.usefixtures("emulated")
+def test_attention_is_compared_with_a_cache_in_full_precision_too(small: list[Use]) -> None:
+    use = of(small, "decode_attention")[0]
+    case = cases.case(use, ROOM, TOKENS)
+    assert case is not None
+    ours, whole = (case.sides[name](0)[0].astype(mx.float32) for name in (OURS, "16-bit cache"))
+    assert mx.max(mx.abs(mx.flatten(ours) - mx.flatten(whole))).item() <= 0.05  # 8 bits of keys and values
+
+
+@pytest.mark.usefixtures("emulated")
+def test_the_room_is_filled_with_other_weights_and_rows(small: list[Use]) -> None:
+    one = 128 * 128 // 2 + 2 * 2 * 128 * 2
+    stack = cases._stack(128, 128, QuantSpec(4, 64), mx.bfloat16, 2, 11 * one)
+    assert stack.one == one and stack.packed.weight.shape[0] == 10
+    assert mx.concatenate(stack.chosen).tolist() == list(range(10))
+    assert len({mx.sum(stack.packed.weight[i].astype(mx.float32)).item() for i in range(10)}) == 10
+
+    attention = of(small, "decode_attention")[0]
+    held = cases.history(attention, 1, 64, 1 << 20)
+    assert sum(rows.nbytes for rows in held.rows) >= (1 << 20) - held.rows[0].nbytes
+
+
+def test_a_kernel_that_nothing_is_known_of_has_no_case(small: list[Use]) -> None:
+    assert cases.case(small[0]._replace(trial=small[0].trial._replace(kernel="new"))) is None
+
+
+@pytest.mark.usefixtures("emulated")
+def test_a_real_case_is_measured(small: list[Use]) -> None:
+    case = cases.case(of(small, "router")[0], ROOM, TOKENS)
+    assert case is not None
+    timing = measure(case, None, Clock([0.1]), rounds=1)
+    assert timing.ms[OURS].median == timing.ms[STOCK].median > 0 and timing.moved == case.moved
