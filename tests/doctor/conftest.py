@@ -11,7 +11,6 @@ from qwen3_mlx.doctor import catalogue
 from qwen3_mlx.doctor.catalogue import Pass, Use
 from qwen3_mlx.kernels.metal_source import standing_in
 from tests.metal import emulator
-from tests.metal.test_emulator import _compiler  # noqa: F401 (autouse)
 
 PASSES = (Pass(1, 5, 0), Pass(1, 1, 4), Pass(1, 1, 300), Pass(8, 1, 2))
 

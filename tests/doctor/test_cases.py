@@ -11,6 +11,7 @@ from qwen3_mlx.doctor.catalogue import Use
 from qwen3_mlx.doctor.timing import OURS, STOCK, measure
 from qwen3_mlx.kernels import packed_rows
 from qwen3_mlx.kernels.attention_trials import PACK
+from tests.metal.test_emulator import _compiler  # noqa: F401 (autouse)
 
 from .clock import Clock
 

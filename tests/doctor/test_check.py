@@ -14,6 +14,7 @@ from qwen3_mlx.kernels import verify
 from qwen3_mlx.kernels.metal_source import standing_in
 from qwen3_mlx.kernels.verdicts import Store, Verdict
 from qwen3_mlx.kernels.verify import Verifier, subject
+from tests.metal.test_emulator import _compiler  # noqa: F401 (autouse)
 from tests.metal.wrong import swapping
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from qwen3_mlx.doctor import emulation
 from qwen3_mlx.errors import Unavailable
+from tests.metal.test_emulator import _compiler  # noqa: F401 (autouse)
 
 
 def test_kernels_run_in_it_and_nothing_stays_behind() -> None:

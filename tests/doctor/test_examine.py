@@ -17,6 +17,7 @@ from qwen3_mlx.kernels.metal_source import standing_in
 from qwen3_mlx.kernels.verdicts import Store
 from qwen3_mlx.kernels.verify import Verifier
 from qwen3_mlx.released import RELEASED
+from tests.metal.test_emulator import _compiler  # noqa: F401 (autouse)
 from tests.metal.wrong import swapping
 
 from .clock import Clock

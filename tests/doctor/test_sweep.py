@@ -10,6 +10,7 @@ import pytest
 from qwen3_mlx.doctor import sweep
 from qwen3_mlx.doctor.catalogue import Use
 from qwen3_mlx.kernels import decode_attention
+from tests.metal.test_emulator import _compiler  # noqa: F401 (autouse)
 
 from .clock import Clock
 
