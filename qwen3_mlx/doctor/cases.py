@@ -1,28 +1,25 @@
-"""The kernels beside the MLX operations they replace, at the sizes of a decode step."""
+"""The kernels beside the MLX operations they replace, at the sizes of a decode step.
+
+"Stock" is the best that MLX itself has for the same inputs and the same storage, not what this project falls back to.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from ..cache.kv import KVCache
-from ..config import ModelConfig, QuantSpec
+from ..config import QuantSpec
 from ..kernels import (
-    Kernels,
     Norms,
     Packed,
-    Packing,
-    View,
     decode_attention,
     norm_rope,
     norms,
     packed_rows,
     reference,
     router,
-    stock,
 )
 from ..kernels import experts as expert_kernels
 from ..kernels.attention_trials import ATTENTION, NORM_ROPE, PACK, TABLE
@@ -46,11 +43,6 @@ def case(use: Use, room: int = ROOM, tokens: int = TOKENS) -> Case | None:
     """What to time for an instantiation, inputs evaluated; ``None`` for a kernel that nothing is known of."""
     make = _CASES.get(use.trial.kernel)
     return make(use, room, tokens) if make else None
-
-
-def _stock() -> Kernels:
-    """MLX's operations as a model without our kernels runs them here."""
-    return on_stock("metal" if mx.metal.is_available() else "emulate")
 
 
 def _normal(*shape: int, dtype: mx.Dtype = mx.float32, seed: int = 0) -> mx.array:
@@ -114,7 +106,7 @@ def _stack(out: int, dims: int, spec: QuantSpec, dtype: mx.Dtype, pick: int, roo
 
 def _gate_up(use: Use, room: int, tokens: int) -> Case:
     dtype, hidden, inner, top_k, bits, group, few = use.parameters
-    rows, act = _rows(top_k, few), _stock().swiglu
+    rows, act = _rows(top_k, few), _swiglu()
     stack = _stack(2 * inner, hidden, QuantSpec(bits, group), dtype, rows * top_k, room)
     x = _normal(rows, hidden, dtype=dtype)
     spread = mx.reshape(x, (rows, 1, 1, hidden))
@@ -126,6 +118,11 @@ def _gate_up(use: Use, room: int, tokens: int) -> Case:
     }
     moved = rows * top_k * (stack.one + inner * dtype.size) + x.nbytes
     return Case(sides, moved, f"{rows} x {top_k} experts of {hidden} to 2 x {inner}")
+
+
+def _swiglu() -> reference.Activation:
+    """One kernel on a GPU, as every runtime on MLX has it."""
+    return on_stock("metal" if mx.metal.is_available() else "emulate").swiglu
 
 
 def _down(use: Use, room: int, tokens: int) -> Case:
@@ -165,26 +162,39 @@ def _table(use: Use, room: int, tokens: int) -> Case:
 
 
 def _norm_rope(use: Use, room: int, tokens: int) -> Case:
+    """Beside a norm and a rotation each of queries and keys; where entries are packed, with ``mx.quantize``."""
     dtype, q_heads, kv_heads, head_dim, *packing = use.parameters
     drawn = [_normal(1, 1, (q_heads + 2 * kv_heads) * head_dim, dtype=dtype, seed=i) for i in range(_FEW)]
     given = _norms(dtype, q_heads, kv_heads, head_dim, use.config.rms_norm_eps)
     rope = frequencies(use.config.rope, head_dim)
     table = norm_rope.rotation(rope.turns, mx.array([tokens], mx.int32), 1)
     mx.eval(drawn, given.heads, table, rope.periods)
-    base, turned, packed = _stock(), stock.Rotation(rope.periods, tokens), Packing(*packing) if packing else None
 
     def ours(qkv: mx.array) -> tuple[mx.array, ...]:
-        return (
-            norm_rope.norm_rope_pack(qkv, given, table, *packed) if packed else norm_rope.norm_rope(qkv, given, table)
+        if packing:
+            return norm_rope.norm_rope_pack(qkv, given, table, *packing)
+        return norm_rope.norm_rope(qkv, given, table)
+
+    def turned(x: mx.array, weight: mx.array) -> mx.array:
+        normed = mx.fast.rms_norm(x, weight, given.eps)
+        return mx.fast.rope(
+            normed, head_dim, traditional=False, base=None, scale=1.0, offset=tokens, freqs=rope.periods
         )
 
     def theirs(qkv: mx.array) -> tuple[mx.array, ...]:
-        queries, entry = base.norm_rope(qkv, given, turned, packed)
-        return (queries, *entry)
+        heads = mx.reshape(qkv, (1, q_heads + 2 * kv_heads, 1, head_dim))
+        queries, keys, values = mx.split(heads, [q_heads, q_heads + kv_heads], axis=1)
+        queries, entry = turned(queries, given.queries), (turned(keys, given.keys), values)
+        return (queries, *(quantized(entry, *packing) if packing else entry))
 
     half = packed_rows.words(head_dim, *packing) * 4 if packing else head_dim * dtype.size
     moved = drawn[0].nbytes + table.nbytes + q_heads * head_dim * dtype.size + 2 * kv_heads * half
     return Case({OURS: _rotating(drawn, ours), STOCK: _rotating(drawn, theirs)}, moved, "one token")
+
+
+def quantized(entry: Iterable[mx.array], bits: int, group: int) -> tuple[mx.array, ...]:
+    """Keys and values as MLX packs them: codes, scales and biases of each."""
+    return tuple(part for x in entry for part in mx.quantize(x, group_size=group, bits=bits))
 
 
 def _norms(dtype: mx.Dtype, q_heads: int, kv_heads: int, head_dim: int, eps: float) -> Norms:
@@ -217,43 +227,50 @@ def history(use: Use, batch: int, tokens: int, room: int) -> History:
     kv_heads = use.config.num_key_value_heads
     keys, values = (_normal(batch, kv_heads, tokens, head_dim, dtype=dtype, seed=i) for i in (1, 2))
     first = packed_rows.pack(keys, values, bits, group, dtype)
-    rows = [mx.contiguous(_other(first, i)) for i in range(max(2, room // first.nbytes))]
+    rows = [_other(first, i) for i in range(max(2, room // first.nbytes))]
     queries = _normal(batch, kv_heads * sharing, head_dim, dtype=dtype)
     held = History(rows, keys, values, queries, mx.array([tokens] * batch, mx.int32), [tokens] * batch, head_dim**-0.5)
     mx.eval(rows, keys, values, queries, held.lengths)
     return held
 
 
-def _other(x: mx.array, index: int) -> mx.array:
-    """The same history in another order of heads and tokens."""
-    return mx.roll(mx.roll(x, index, 1), 7 * index, 2)
-
-
 def _attention(use: Use, room: int, tokens: int) -> Case:
-    """Beside stock operations over the same packed cache, and MLX's own attention over one in full precision."""
+    """Beside MLX's products with packed matrices over the same history, and its attention over one of 16 bits."""
     _, sharing, _, bits, group, split, few = use.parameters
     block, batch = decode_attention.block_size(sharing, bits), _rows(1, few)
     tokens = max(tokens, block + 1) if split else block
-    held, base = history(use, batch, tokens, room), _stock()
+    held = history(use, batch, tokens, room)
+    whole = (held.keys, held.values)
+    packed = [quantized((_other(x, i) for x in whole), bits, group) for i in range(len(held.rows))]
+    plain = [tuple(_other(x, i) for x in whole) for i in range(max(2, room // (2 * held.keys.nbytes)))]
+    mx.eval(packed, plain)
     queries = held.queries[:, :, None]
-    packed = [_view(use.config, base, bits, (rows,)) for rows in held.rows]
-    count = max(2, room // (held.keys.nbytes + held.values.nbytes))
-    whole = [_view(use.config, base, None, tuple(_other(x, i) for x in (held.keys, held.values))) for i in range(count)]
+
+    def fused(entry: tuple[mx.array, ...]) -> mx.array:
+        return mx.fast.scaled_dot_product_attention(queries, *entry, scale=held.scale)
+
     sides = {
         OURS: _rotating(held.rows, lambda rows: held.attend(rows, bits, group)),
-        STOCK: _rotating(packed, lambda view: base.attend(queries, view, held.scale)),
-        "16-bit cache": _rotating(whole, lambda view: base.attend(queries, view, held.scale)),
+        STOCK: _rotating(packed, lambda entry: _products(held, entry, bits, group)),
+        "16-bit cache": _rotating(plain, fused),
     }
     moved = held.rows[0].nbytes + 2 * held.queries.nbytes
     return Case(sides, moved, f"{batch} x {tokens} tokens of {held.keys.shape[1]} key/value heads")
 
 
-def _view(config: ModelConfig, kernels: Kernels, bits: int | None, entry: tuple[mx.array, ...]) -> View:
-    """What a cache shows of one layer that holds this; evaluated."""
-    cache = KVCache(dataclasses.replace(config, num_hidden_layers=1), entry[0].shape[0], kv_bits=bits, kernels=kernels)
-    view = cache.layers[0].append(entry)
-    mx.eval(cache.arrays)
-    return view
+def _products(held: History, entry: tuple[mx.array, ...], bits: int, group: int) -> mx.array:
+    """Attention as MLX computes it over keys and values that it has packed."""
+    batch, kv_heads, _, head_dim = held.keys.shape
+    k, k_scales, k_biases, v, v_scales, v_biases = (mx.expand_dims(part, 2) for part in entry)
+    queries = mx.reshape(held.queries * held.scale, (batch, kv_heads, -1, 1, head_dim))
+    scores = mx.quantized_matmul(queries, k, k_scales, k_biases, True, group, bits)
+    weights = mx.softmax(scores, axis=-1, precise=True)
+    return mx.quantized_matmul(weights, v, v_scales, v_biases, False, group, bits)
+
+
+def _other(x: mx.array, index: int) -> mx.array:
+    """The same history in another order of heads and tokens, in memory of its own."""
+    return mx.contiguous(mx.roll(mx.roll(x, index, 1), 7 * index, 2))
 
 
 _CASES: dict[str, Callable[[Any, int, int], Case]] = {

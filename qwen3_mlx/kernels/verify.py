@@ -102,8 +102,8 @@ class Verifier:
             return self._try_and_keep(about, trial, parameters)
         if verdict.kind == "trying":
             where = self._store.path(about)
-            again = f"run qwen3-mlx doctor --kernels, or delete {where}"
-            return Verdict("failed", f"a former process ended during its trial; to try it again, {again}")
+            remedy = f"run qwen3-mlx doctor --kernels, or delete {where}"
+            return Verdict("failed", f"a former process ended during its trial; to try it again, {remedy}")
         return verdict
 
     def _try_and_keep(self, about: dict[str, Any], trial: Trial, parameters: tuple[Hashable, ...]) -> Verdict:
