@@ -61,7 +61,11 @@ def command(context: click.Context, kernels: bool, models: tuple[str, ...], as_j
     made, complete = _look(kernels, models)
     if not complete:
         text.found(made, sys.stderr if as_json else sys.stdout)
-        notice(f"interrupted after {len(made.kernels)} of {made.planned} checks; no receipt was written")
+        timed = sum(each.timing is not None for each in made.kernels)
+        notice(
+            f"interrupted: {len(made.kernels)} of {made.planned} instantiations were checked and {timed} timed; no"
+            " receipt was written"
+        )
         context.exit(INTERRUPTED)
     if as_json:
         print(made.to_json())

@@ -26,11 +26,12 @@ def wrong(made: Receipt) -> bool:
 
 
 def machine(made: Receipt) -> None:
-    """The essentials, a line each."""
+    """The essentials, a line each; and what earlier runs found wrong, unless it was looked at again."""
     for name, value in _essentials(made.machine, made.verdicts):
         print(f"{name:<10} {value}")
+    checked = {(each.checked.kernel, each.checked.parameters) for each in made.kernels}
     for held in made.verdicts:
-        if held.bad:
+        if held.bad and (held.kernel, held.parameters) not in checked:
             print(_complaint(held))
 
 
@@ -71,7 +72,7 @@ def _complaint(bad: Checked | Held) -> str:
 
 def found(made: Receipt, file: TextIO) -> None:
     """The table of kernels, the sizes of blocks, what is wrong, and a line that sums it up."""
-    if not made.planned:
+    if not made.kernels:
         return
     print(file=file)
     for line in (*_table(made.kernels), *map(_swept, made.sweeps)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def test_it_can_be_stopped(
     assert ran.status == 130 and not path.exists()
     said = ran.err if as_json else ran.out
     assert "1 of 1 instantiations agree" in said and (not as_json or not ran.out)
-    assert ran.err.endswith("interrupted after 1 of 8 checks; no receipt was written\n")
+    assert ran.err.endswith("interrupted: 1 of 8 instantiations were checked and 0 timed; no receipt was written\n")
 
 
 # -- kernels on a Mac --------------------------------------------------------------------------------------------------
@@ -232,6 +233,15 @@ def test_a_refused_kernel_on_a_mac(command_line: CommandLine, mac: dict[str, Any
     assert "router bfloat16 8: refused, MLX's own operations take its place\n    Unable to build" in ran.out
     assert "    program_source:3:1: error: no\n" in ran.out
     assert "1 of 2 instantiations agree" in ran.out
+
+
+def test_what_was_looked_at_again_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    old = replace(HELD, kernel="moe_down")
+    made = receipt.receipt(MAC, "metal", [HELD, old], findings(GOOD, REFUSED), emulated=False, planned=2)
+    doctor_text.machine(made)
+    doctor_text.found(made, sys.stdout)
+    out = capsys.readouterr().out
+    assert out.count("router bfloat16 8: refused") == out.count("moe_down bfloat16 8: refused") == 1
 
 
 @pytest.mark.parametrize(("share", "shown"), [((0.408, 0.54), "41-54 %"), ((0.4, 0.4), "40 %"), (None, "-")])
