@@ -187,7 +187,9 @@ def loaded_with(module: str) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize("entry", ["api", "generate", "cli", "cli.generate", "cli.models", "hub", "weights"])
+@pytest.mark.parametrize(
+    "entry", ["api", "generate", "cli", "cli.generate", "cli.models", "cli.doctor", "hub", "weights"]
+)
 def test_nothing_slow_is_imported_before_it_is_used(entry: str) -> None:
     assert entry in MODULES
     slow = [

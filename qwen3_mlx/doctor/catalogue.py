@@ -30,7 +30,7 @@ from ..weights import place
 KV_BITS = (None, 8, 4)
 #: Bits of weights that kernels take.
 WEIGHT_BITS = (4, 8)
-#: Of activations and scales, as every released checkpoint stores them.
+#: Of activations and scales: those of a checkpoint that is stored in float16 are float16, of any other bfloat16.
 DTYPE = mx.bfloat16
 
 
@@ -76,12 +76,13 @@ def uses(
     weights: QuantSpec | None,
     kv_bits: int | None,
     passes: Sequence[Pass] = ALONE,
+    dtype: mx.Dtype = DTYPE,
 ) -> list[Use]:
-    """What a model asks for in these passes, in order, if its weights are packed as ``weights`` (``None``: not at all)
-    and its cache to ``kv_bits``."""
+    """What a model asks for in these passes, in order, if its weights are packed as ``weights`` (``None``: not at all),
+    unless its config says how they are, and its cache to ``kv_bits``; ``dtype``: that of activations and scales."""
     asked = _Asked()
     with standing_in(asked.metal_kernel):
-        _build(config, weights, kv_bits, passes, asked)
+        _build(config, weights, kv_bits, passes, dtype, asked)
     return [Use(trial, parameters, config, weights, (name,)) for trial, parameters in asked.trials.values()]
 
 
@@ -91,7 +92,7 @@ def compiled(
     """The kernels, told apart as a compiler does, that these passes launch."""
     asked = _Asked()
     with standing_in(asked.metal_kernel):
-        _build(config, weights, kv_bits, passes, asked)
+        _build(config, weights, kv_bits, passes, DTYPE, asked)
     return asked.launched
 
 
@@ -147,12 +148,17 @@ class _Asked:
 
 
 def _build(
-    config: ModelConfig, weights: QuantSpec | None, kv_bits: int | None, passes: Sequence[Pass], asked: _Asked
+    config: ModelConfig,
+    weights: QuantSpec | None,
+    kv_bits: int | None,
+    passes: Sequence[Pass],
+    dtype: mx.Dtype,
+    asked: _Asked,
 ) -> None:
     """The graphs of these passes."""
     kernels = on_metal(on_stock("emulate"), asked.trusts)
     for small in _small(config):
-        model = _empty(small, kernels, weights)
+        model = _empty(small, kernels, weights, dtype)
         for batch, length, held in passes:
             cache = KVCache(small, batch, kv_bits=kv_bits, kernels=kernels)
             for count in (held, length):
@@ -171,15 +177,15 @@ def _small(config: ModelConfig) -> list[ModelConfig]:
     return [one if sparse else dataclasses.replace(one, num_experts=0) for sparse in sorted(kinds, reverse=True)]
 
 
-def _empty(config: ModelConfig, kernels: Kernels, weights: QuantSpec | None) -> Qwen3:
+def _empty(config: ModelConfig, kernels: Kernels, weights: QuantSpec | None, dtype: mx.Dtype) -> Qwen3:
     """A model as it is after loading, of zeros that nobody allocates."""
     model, own = Qwen3(config, kernels), config.quantization
     for leaf in (leaf for group in groups(config) for leaf in group):
         wanted = own.for_path(leaf.path) if own else weights
         spec = recipe(leaf.kind, leaf.shape, wanted) if wanted else None
         shapes = packed_shapes(leaf.shape, spec) if spec else {"weight": leaf.shape}
-        kinds = {"weight": mx.uint32 if spec else DTYPE}
-        place(model, leaf, {part: mx.zeros(shape, kinds.get(part, DTYPE)) for part, shape in shapes.items()}, spec)
+        kinds = {"weight": mx.uint32 if spec else dtype}
+        place(model, leaf, {part: mx.zeros(shape, kinds.get(part, dtype)) for part, shape in shapes.items()}, spec)
     for block in model.model.layers:
         block.self_attn.fuse(kernels.transposed)
         block.mlp.fuse(kernels.transposed)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from ..checkpoint import Checkpoint
 from ..config import ModelConfig, QuantSpec
-from ..errors import ModelNotFound
+from ..errors import CheckpointError, ModelNotFound
 from ..hub import EMBEDDED
 from ..hub.names import parse
 from ..kernels.verify import Verifier
@@ -62,30 +63,40 @@ def uses(models: Sequence[str], *, everything: bool) -> list[Use]:
     if everything and not models:
         return catalogue.released()
     passes = catalogue.ALONE + catalogue.TOGETHER if everything else ALONE
+    described = [(name, *describe(name)) for name in models or (*RELEASED, *EMBEDDED)]
     return catalogue.merged(
         use
-        for name in models or (*RELEASED, *EMBEDDED)
+        for name, config, dtype in described
         for kv_bits in KV_BITS
-        for use in catalogue.uses(name, config_of(name), FOUR_BITS, kv_bits, passes)
+        for use in catalogue.uses(name, config, FOUR_BITS, kv_bits, passes, dtype)
     )
 
 
-def config_of(name: str) -> ModelConfig:
-    """The config of a model that can be named without a download."""
+def describe(name: str) -> tuple[ModelConfig, mx.Dtype]:
+    """The config of a model that can be named without a download, and what its activations are in."""
     if name.lower() in RELEASED:
-        return RELEASED[name.lower()]
+        return RELEASED[name.lower()], catalogue.DTYPE
     found = parse(name)
-    if found.kind == "folder":
-        return ModelConfig.from_folder(Path(found.target))
-    from ..hub import huggingface
+    folder = Path(found.target) if found.kind == "folder" else None
+    if found.kind == "huggingface":
+        from ..hub import huggingface
 
-    folder = huggingface.cached(found.target) if found.kind == "huggingface" else None
+        folder = huggingface.cached(found.target)
     if folder is None:
         raise ModelNotFound(
             f"{name} is not on this machine, and doctor downloads nothing: name its size ({', '.join(RELEASED)}) or a"
             " folder"
         )
-    return ModelConfig.from_folder(folder)
+    return ModelConfig.from_folder(folder), _stored(folder)
+
+
+def _stored(folder: Path) -> mx.Dtype:
+    """float16 for a checkpoint that is stored in it; a folder that holds no weights is taken for a usual one."""
+    try:
+        norm = Checkpoint(folder).get("model.norm.weight")
+    except CheckpointError:
+        return catalogue.DTYPE
+    return mx.float16 if norm is not None and norm.dtype == "F16" else catalogue.DTYPE
 
 
 def steps(found: Sequence[Use], verifier: Verifier, limit: Limit | None, *, timed: bool) -> Iterator[Step]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from qwen3_mlx.doctor import cases, examine, sweep, timing
@@ -24,18 +25,18 @@ from .clock import Clock
 
 
 def test_a_model_is_named_without_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert examine.config_of("qwen3:30B-A3B") is RELEASED["qwen3:30b-a3b"]
-    assert examine.config_of("demo").hidden_size == 192
-    assert examine.config_of(str(embedded("demo-moe"))).num_experts == 8
+    assert examine.describe("qwen3:30B-A3B") == (RELEASED["qwen3:30b-a3b"], mx.bfloat16)
+    assert examine.describe("demo")[0].hidden_size == 192
+    assert examine.describe(str(embedded("demo-moe")))[0].num_experts == 8
     monkeypatch.setattr(
         "qwen3_mlx.hub.huggingface.cached", lambda repo: embedded("demo") if repo == "org/here" else None
     )
-    assert examine.config_of("org/here").hidden_size == 192
+    assert examine.describe("org/here")[0].hidden_size == 192
     for name in ("org/elsewhere", "modelscope:org/here"):
         with pytest.raises(ModelNotFound, match=r"doctor downloads nothing: name its size \(qwen3:0.6b"):
-            examine.config_of(name)
+            examine.describe(name)
     with pytest.raises(ModelNotFound, match="did you mean"):
-        examine.config_of("qwen3:5b")
+        examine.describe("qwen3:5b")
 
 
 def test_a_folder_says_how_it_is_packed(tmp_path: Path) -> None:
@@ -44,6 +45,14 @@ def test_a_folder_says_how_it_is_packed(tmp_path: Path) -> None:
     found = examine.uses([str(tmp_path)], everything=False)
     assert {use.parameters[4:6] for use in found if use.trial.kernel == "moe_down"} == {(8, 32)}
     assert {use.models for use in found} == {(str(tmp_path),)}
+
+
+def test_a_checkpoint_in_float16_runs_in_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((embedded("demo") / "config.json").read_bytes())
+    for dtype in (mx.float16, mx.bfloat16, mx.float32):
+        mx.save_safetensors(str(tmp_path / "model.safetensors"), {"model.norm.weight": mx.ones((192,), dtype)})
+        found = [use.parameters[0] for use in examine.uses([str(tmp_path)], everything=False)]
+        assert (mx.float16 in found, mx.bfloat16 in found) == (dtype == mx.float16, dtype != mx.float16)
 
 
 def test_without_a_name_all_are_meant() -> None:
