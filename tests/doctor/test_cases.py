@@ -10,6 +10,7 @@ import pytest
 from qwen3_mlx.config import QuantSpec
 from qwen3_mlx.doctor import cases, catalogue
 from qwen3_mlx.doctor.catalogue import Use
+from qwen3_mlx.doctor.examine import uses
 from qwen3_mlx.doctor.timing import OURS, STOCK, measure
 from qwen3_mlx.kernels import packed_rows
 from qwen3_mlx.kernels.attention_trials import PACK
@@ -44,9 +45,23 @@ def test_both_sides_compute_the_same(kernel: str, small: list[Use]) -> None:
             same(use, ours[index], case.sides[STOCK](index))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("emulated")
+def test_both_sides_compute_the_same_at_a_released_size() -> None:
+    """Alone and in batches; a row of each kernel that a GPU will time."""
+    found = uses(["qwen3:30b-a3b"], everything=True)
+    assert len(found) > 15
+    for use in found:
+        case = cases.case(use, 1 << 20, 600)
+        assert case is not None
+        for side in list(case.sides)[1:]:
+            same(use, case.sides[OURS](1), case.sides[side](1))
+
+
 def same(use: Use, ours: Sequence[mx.array], theirs: Sequence[mx.array]) -> None:
-    """Within some roundings to bf16, in which a CPU adds up; packed entries by their values, the router's in order of
-    size. A wrong head, expert or half of a head would be off by about all of it."""
+    """In nearly the same direction: a CPU adds up in bf16, and two ways of packing to 4 bits are each off by some
+    percent. Packed entries are compared by their values, the router's in order of size. A wrong head, expert or half of
+    a head would be off by about all of it."""
     if use.trial.kernel == PACK.kernel:
         *_, head_dim, bits, group = use.parameters
         ours = [ours[0], *packed_rows.unpack(ours[1], head_dim, bits, group, mx.bfloat16)]
@@ -57,7 +72,8 @@ def same(use: Use, ours: Sequence[mx.array], theirs: Sequence[mx.array]) -> None
     for got, want in zip(ours, theirs, strict=True):
         got, want = mx.flatten(got.astype(mx.float32)), mx.flatten(want.astype(mx.float32))
         assert got.shape == want.shape
-        assert mx.linalg.norm(got - want).item() <= 0.04 * mx.linalg.norm(want).item()
+        cosine = mx.sum(got * want) / (mx.linalg.norm(got) * mx.linalg.norm(want))
+        assert cosine.item() > 0.96 and mx.allclose(mx.linalg.norm(got), mx.linalg.norm(want), rtol=0.1).item()
 
 
 @pytest.mark.usefixtures("emulated")
