@@ -11,16 +11,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ..config import QuantSpec
-from ..kernels import (
-    Norms,
-    Packed,
-    decode_attention,
-    norm_rope,
-    norms,
-    packed_rows,
-    reference,
-    router,
-)
+from ..kernels import Norms, Packed, decode_attention, norm_rope, norms, packed_rows, reference, router
 from ..kernels import experts as expert_kernels
 from ..kernels.attention_trials import ATTENTION, NORM_ROPE, PACK, TABLE
 from ..kernels.decode_attention import Segment

@@ -14,10 +14,12 @@ from qwen3_mlx.cli import doctor, doctor_text
 from qwen3_mlx.doctor import emulation, examine, machine, receipt
 from qwen3_mlx.doctor.examine import Findings, Step
 from qwen3_mlx.errors import Unavailable
+from qwen3_mlx.kernels import verify
 from qwen3_mlx.kernels.attention_trials import TABLE
+from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 from qwen3_mlx.kernels.moe_trials import ROUTER
 from qwen3_mlx.kernels.verdicts import Store, Verdict
-from qwen3_mlx.kernels.verify import subject
+from qwen3_mlx.kernels.verify import Verifier, subject
 from tests.doctor.findings import GOOD, HELD, MAC, REFUSED, SWEEP, TIMING, findings
 from tests.metal.test_emulator import _compiler  # noqa: F401 (autouse)
 from tests.metal.wrong import swapping
@@ -66,6 +68,29 @@ def test_a_refused_kernel_is_told_with_the_compilers_words(command_line: Command
     assert "\nrouter bfloat16 8 2 True False: refused, MLX's own operations take its place\n" in ran.out
     assert "\n    program_source:3:1: error: no\n        uint lane\n" in ran.out
     assert "    to try again: qwen3-mlx doctor --kernels\n" in ran.out
+
+
+@without_metal
+def test_a_kernel_that_a_mac_does_not_compile(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning, MLX's own operations, and the compiler's words in the doctor's next report."""
+
+    def refuse(**_: Any) -> None:
+        words = "program_source:3:1: error: no\n    uint lane\n    ^"
+        raise RuntimeError(f"[metal::Device] Unable to build metal library from source\n{words}")
+
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(verify, "_is_mlx", lambda _: True)
+    monkeypatch.setattr(mx.fast, "metal_kernel", refuse)
+    base, logits = on_stock("emulate"), mx.random.normal((2, 8)).astype(mx.bfloat16)
+    kernels = on_metal(base, Verifier(Store()).trusts)
+    with pytest.warns(RuntimeWarning, match=r"error: no \(qwen3-mlx doctor shows the whole message\)") as heard:
+        got = [kernels.route(logits, 2, True) for _ in range(2)]
+    assert len(heard) == 1
+    for out in got:
+        assert all(map(mx.array_equal, out, base.route(logits, 2, True)))
+    ran = command_line("doctor")
+    assert ran.status == 1 and "1 refused" in ran.out
+    assert "    program_source:3:1: error: no\n        uint lane\n        ^\n    to try again: " in ran.out
 
 
 def test_a_verdict_of_another_version_is_no_reason_to_complain(command_line: CommandLine, store: Store) -> None:
