@@ -273,3 +273,5 @@ _CASES: dict[str, Callable[[Any, int, int], Case]] = {
     PACK.kernel: _norm_rope,
     ATTENTION.kernel: _attention,
 }
+#: Those that can be timed.
+KERNELS = frozenset(_CASES)

@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 
 import qwen3_mlx
+from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantConfig, QuantSpec
 from qwen3_mlx.doctor import catalogue
@@ -44,7 +45,7 @@ class Recorder:
 
         def launch(**call: Any) -> list[mx.array]:
             kinds = tuple((x.dtype, in_constant(x.size), x.ndim == 0) for x in call["inputs"])
-            self.launched.add((given["name"], kinds, tuple(call["output_dtypes"]), tuple(call["template"])))
+            self.launched.add((given["name"], kinds, tuple(call["output_dtypes"]), tuple(call.get("template") or ())))
             return kernel(**call)
 
         return launch
@@ -84,21 +85,23 @@ def test_it_holds_what_a_real_run_asks_for_and_compiles(name: str, kv_bits: int 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [30, 100])
-@pytest.mark.parametrize("name", ["dense", "moe"])
-def test_few_kernels_are_compiled_before_a_first_token(name: str, length: int, recorder: Recorder) -> None:
-    """And one token more, for which the kernels of a step are compiled."""
-    config = run(name, 8, [Pass(1, length, 0)])
-    first = set(recorder.launched)
-    run(name, 8, [Pass(1, 1, 1)])
-    print(f"{name}, {length} tokens: {len(first)} before the first token, {len(recorder.launched)} with the next step")
-    assert 2 <= len(first) <= len(recorder.launched) <= FIRST_TOKEN
-    assert first == catalogue.compiled(config, FOUR, 8, [Pass(1, length, 0)])
+@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("name", ["demo", "demo-moe"])
+def test_few_kernels_are_compiled_before_a_first_token(name: str, times: int, recorder: Recorder) -> None:
+    """The engine runs a step ahead: the kernels of a step are compiled before the first token is read, too."""
+    with Qwen3.load(name, bits=4, kv_bits=8, kernels="emulate") as q:
+        done = q.generate("How many e are in nevertheless? " * times, params=SamplingParams(max_tokens=1))
+        length, config = done.usage.prompt_tokens, q.config
+    print(f"{name}: {len(recorder.launched)} kernels compiled before the first token after {length} tokens")
+    assert length == pytest.approx({1: 30, 4: 100}[times], abs=15)
+    assert 2 <= len(recorder.launched) <= FIRST_TOKEN
+    assert recorder.launched == catalogue.compiled(config, FOUR, 8, [Pass(1, length, 0), Pass(1, 1, length)])
 
 
 @pytest.mark.parametrize("kv_bits", [None, 8, 4])
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_released_model_compiles_few_too(name: str, kv_bits: int | None) -> None:
+    """For a prompt and the step after it."""
     passes = [[Pass(1, length, 0), Pass(1, 1, length)] for length in (30, 100, 512)]
     counts = [len(catalogue.compiled(RELEASED[name], FOUR, kv_bits, some)) for some in passes]
     assert 0 < max(counts) <= FIRST_TOKEN
@@ -136,7 +139,8 @@ def test_a_checkpoint_of_its_own_packing(tmp_path: Path) -> None:
 
 def test_unpacked_experts_ask_for_no_expert_kernels() -> None:
     found = catalogue.uses("m", RELEASED["qwen3:30b-a3b"], None, None)
-    assert {use.trial.kernel for use in found} == {"norm_rope_table", "norm_rope", "router"}
+    kernels = {use.trial.kernel for use in found}
+    assert kernels >= {"norm_rope_table", "norm_rope", "router"} and not kernels & {"moe_gate_up", "moe_down"}
 
 
 def test_nothing_is_left_in_the_place_of_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
