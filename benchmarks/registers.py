@@ -18,18 +18,17 @@ import functools
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from qwen3_mlx.kernels import decode_attention, experts, norm_rope, router
 from qwen3_mlx.kernels.packed_rows import words
 from qwen3_mlx.kernels.reference import Packed, norms
-from tests.metal.emulator import generated_source
+from tests.metal.sources import recorded
 
 TARGET = 128
 SHIM = Path(__file__).with_suffix(".cuh")
@@ -145,26 +144,6 @@ def _compiled(source: str, limit: int | None = None) -> Count:
     return Count(int(registers[1]), int(local[1]))
 
 
-def recorded(run: Callable[[], object]) -> list[str]:
-    """The sources of the kernels that ``run`` launches; their results are zeros."""
-    sources: list[str] = []
-    real: Any = mx.fast.metal_kernel
-
-    def make(**given: Any) -> Callable[..., list[mx.array]]:
-        kernel = real(**given)
-
-        def launch(inputs: Sequence[mx.array], **launch: Any) -> list[mx.array]:
-            sources.append(generated_source(kernel, inputs, **launch))
-            shapes, dtypes = launch["output_shapes"], launch["output_dtypes"]
-            return [mx.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
-
-        return launch
-
-    with mock.patch.object(mx.fast, "metal_kernel", make):
-        run()
-    return sources
-
-
 DTYPES = (mx.bfloat16, mx.float16)
 
 
@@ -225,9 +204,8 @@ def instances(every: bool) -> list[Instance]:
     found: dict[str, Instance] = {}
     for kernel, about, run in itertools.chain(_others(every), _experts(every), _attention(every)):
         for source in recorded(run):
-            merges = "custom_kernel_qwen3_decode_attention_merge" in source
-            name, what = ("decode_attention_merge", "all") if merges else (kernel, about)
-            found.setdefault(source, Instance(name, what, source))
+            name = source.kernel.removeprefix("qwen3_")
+            found.setdefault(source.text, Instance(name, about if name == kernel else "all", source.text))
     return list(found.values())
 
 

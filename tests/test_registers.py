@@ -13,6 +13,7 @@ from benchmarks.registers import TARGET, Count
 from qwen3_mlx.kernels import decode_attention, experts
 from qwen3_mlx.kernels.packed_rows import words
 from qwen3_mlx.kernels.reference import Packed
+from tests.metal.sources import recorded
 
 GREEDY = """
     uint lane = thread_index_in_simdgroup;
@@ -50,8 +51,8 @@ def greedy(count: int) -> Count:
             output_dtypes=[mx.float32],
         )
 
-    (source,) = registers.recorded(run)
-    return registers.count(registers.cuda(source))
+    (source,) = recorded(run)
+    return registers.count(registers.cuda(source.text))
 
 
 def test_a_kernel_that_must_spill_is_found() -> None:
@@ -71,7 +72,7 @@ def test_the_largest_kernels_need_not_spill() -> None:
         for held, tokens in ((1, 1), (3, 1000))
     ]
     runs.append(functools.partial(experts.gate_up_swiglu, mx.zeros((1, 2048), mx.bfloat16), chosen, stack))
-    sources = [source for run in runs for source in registers.recorded(run)]
+    sources = [source for run in runs for source in recorded(run)]
     assert len(sources) == 4  # one of them merges
-    counts = [registers.count(registers.cuda(source)) for source in sources]
+    counts = [registers.count(registers.cuda(source.text)) for source in sources]
     assert counts[0].registers <= TARGET and all(found.local == 0 for found in counts)
