@@ -150,7 +150,7 @@ def test_norm_and_rotation(bits: int | None, dtype: mx.Dtype, hard: str) -> None
         packed = mx.array(rope.halves(ours.rows, c.sizes)[0].plain.astype(np.float32))
         codes, *ends = mx.quantize(keys, group_size=64, bits=bits)
         plain = mx.dequantize(codes, *(end.astype(mx.float32) for end in ends), group_size=64, bits=bits)
-        # mx.quantize moves a scale by up to one part in 2^bits so that zero has a code: of 4 bits its steps can be finer.
+        # mx.quantize moves a scale by up to one part in 2^bits to give zero a code: its steps of 4 bits can be finer.
         slack = 1.0 if bits == 8 else 1.08
         hold(f"keys of {bits} bits, {hard}", want.keys, packed, {"MLX's": plain}, slack)
 
