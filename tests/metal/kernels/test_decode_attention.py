@@ -62,7 +62,7 @@ def test_every_kind_at_odd_lengths(layout: Layout) -> None:
     with emulator.using(jitter_ulps=4, jitter_seed=1):
         jittered = measured(run(queries, histories, layout), want, histories)
     print(f"{layout}: C {found.c:.2f}, p99.9 {found.p999:.4f} ulp; jittered C {jittered.c:.2f}, {jittered.p999:.4f}")
-    # An output that cancelled has few of float32's bits left for the three that float16 has more than bfloat16.
+    # Of so few outputs this is the fourth largest error; test_attention_matrix.py takes more of them together.
     assert found.c <= 8 and found.p999 <= (0.501 if layout.dtype == mx.bfloat16 else 0.55)
     assert jittered.c <= 32
 
