@@ -61,17 +61,18 @@ def measured(got: mx.array, want: Expected, histories: Histories) -> Precision:
     return precision(got[mx.array(rows)], want.want[rows], cond)
 
 
-def lengths_of(layout: Layout, split: bool) -> list[int]:
-    """Lengths of rows that fit in a block or (``split``) do not, odd ones among them; some thousand numbers in all."""
+def lengths_of(layout: Layout, split: bool, outputs: int = 4096) -> list[int]:
+    """Lengths of rows that fit in a block or (``split``) do not, odd ones among them; about so many numbers in all, at
+    least five rows."""
     block = block_size(layout.q_per_kv, layout.bits)
     lengths = [block + 1, 7, 2 * block + 17, block, 0] if split else [block, 0, block - 1, 33, 1, 31, 32, 65]
-    rows = max(4096 // (layout.q_per_kv * layout.head_dim), len(lengths))
+    rows = max(outputs // (layout.q_per_kv * layout.head_dim), len(lengths))
     return [lengths[i % len(lengths)] for i in range(rows)]
 
 
-def random_errors(layout: Layout, split: bool, jitter_seeds: Sequence[int]) -> list[Errors]:
+def random_errors(layout: Layout, split: bool, jitter_seeds: Sequence[int], outputs: int = 4096) -> list[Errors]:
     """Errors without jitter, and with 4 ulp of it in ``fast::`` functions for each seed, under the current settings."""
-    queries, histories = case(layout, lengths_of(layout, split))
+    queries, histories = case(layout, lengths_of(layout, split, outputs))
     want, rows, found = all_expected(queries, histories, layout), live(histories), []
     for seed in (0, *jitter_seeds):
         with emulator.using(jitter_ulps=4 if seed else 0, jitter_seed=seed):
