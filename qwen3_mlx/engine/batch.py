@@ -66,7 +66,7 @@ class Batch:
         return self.rows[cache.lengths.each.index(cache.lengths.most)]
 
     def join(self, rows: Sequence[Row]) -> None:
-        """Take in rows whose prefill has drawn a token."""
+        """Take in rows whose prefill has drawn a token, which has been read."""
         if not rows:
             return
         if self._together is None:
@@ -76,7 +76,7 @@ class Batch:
             self._place(rows)
 
     def step(self) -> list[Unread]:
-        """Feed the tokens drawn last, still unread, and start drawing the next; returns what can be read now."""
+        """Feed the tokens drawn last and start drawing the next; returns what is still unread of the last."""
         unread, self._unread = self._unread, []
         self._tidy()
         if (t := self._together) is not None:
@@ -178,7 +178,4 @@ class Batch:
         t.state, t.before, t.sampler = SamplerState.gather(states), SamplerState.gather(befores), None
 
     def _seat(self, row: Row, place: int) -> None:
-        """The row is in the batch now, with its first token unread."""
-        assert row.ahead is not None
-        self._unread.append(Unread(row, row.ahead.out, 0))
         row.place, row.cache, row.state, row.ahead = place, None, None, None
