@@ -52,7 +52,7 @@ class TokenLoop:
         self._memory = memory
         if memory is not None:
             scheduler.admits = partial(self._admits, memory)
-        self._warmup = Warmup(runner)
+        self._warmup = Warmup(runner) if memory is None else Warmup(runner, memory.alone)
 
     def serve(self) -> None:
         while self._receive():
@@ -146,7 +146,7 @@ class TokenLoop:
                 self._grow(self._memory)
             drawn = self._runner.read(self._runner.step())
         except Exception as error:  # it is the step's, and so of every row in it
-            for row in rows:
+            for row in [row for row in rows if row in self._scheduler.running]:
                 self._fail(row, error)
             return
         self._pace.done(time.perf_counter())

@@ -129,6 +129,10 @@ class Memory:
             self.log(f"a request of {row.prompt:,} tokens waits until others have finished")
         return False
 
+    def alone(self, tokens: int) -> bool:
+        """Whether there is room for so many tokens that nobody has asked for, while nothing runs."""
+        return self._make_room(1, _capacity(tokens + 1))
+
     def settle(self, running: Sequence[Sized], held: Held) -> None:
         """A row has gone: chunks and prefixes may take what it leaves."""
         rows, capacity = held.places + held.outside, self._planned(running, held)

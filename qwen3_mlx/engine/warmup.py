@@ -24,10 +24,11 @@ KEPT = 8
 
 
 class Warmup:
-    """The newest expectation first. Used on the engine's thread."""
+    """The newest expectation first, if ``fits`` has room for that many tokens. Used on the engine's thread."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, fits: Callable[[int], bool] = lambda tokens: True) -> None:
         self._runner = runner
+        self._fits = fits
         self._expected: deque[Expected] = deque(maxlen=KEPT)
         self._tokens: Sequence[int] | None = None
         self._cache: KVCache | None = None
@@ -45,6 +46,9 @@ class Warmup:
         try:
             if self._tokens is None:
                 self._tokens = self._expected[-1]()
+                if not self._fits(len(self._tokens)):
+                    self._done()
+                    return
             self._cache = self._runner.warm(self._tokens, CHUNK, self._cache)
         except Exception:
             self._cache = None

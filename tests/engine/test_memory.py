@@ -182,6 +182,12 @@ def test_what_was_saved_comes_back_when_rows_have_gone() -> None:
     assert at.prefixes.budget == min(2_000_000_000, at.memory.limit - for_rows(0, 0))
 
 
+def test_what_nobody_asked_for_takes_only_what_is_free() -> None:
+    at = told(for_rows(1, 2048, LEAST_CHUNK), kept=50_000_000)
+    assert not at.memory.alone(2048) and at.prefixes.nbytes == 50_000_000
+    assert at.memory.alone(2047) and at.prefixes.nbytes == 0
+
+
 def test_the_batch_grows_as_far_as_there_is_memory() -> None:
     rows = [Row(900, bound, length=2048) for bound in (40_000, 3000)]
     held = Held(2, 2048, 0)

@@ -136,3 +136,20 @@ def test_the_cache_explains_itself(q: Qwen3) -> None:
     report = q.explain_cache([{"role": "user", "content": "How many p are in strawberry?"}])
     assert report.reason == "the first message of the user changed"
     assert report.stored.startswith(" r") and report.asked.startswith(" p")
+
+
+def test_what_does_not_fit_is_not_computed_ahead(q: Qwen3, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    loop: Any = q._engine._loop  # type: ignore[attr-defined]
+    monkeypatch.setattr(loop._warmup._runner, "warm", lambda *given: ran.append(1))
+    loop._memory.limit = loop._memory.footprint.peak(1, 256, 64)
+    q._engine.expect(lambda: q.tokenizer.encode("How many r are in strawberry? " * 100))
+    idle(q)
+    assert not ran
+    loop._memory.limit = 1 << 40
+    q._engine.expect(lambda: q.tokenizer.encode("How many?"))
+    for _ in range(1000):
+        if ran:
+            return
+        time.sleep(0.005)
+    raise AssertionError("what fits is computed")
