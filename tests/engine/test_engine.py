@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3_mlx.engine.engine import LocalEngine
+from qwen3_mlx.engine.pace import Pace
 from qwen3_mlx.engine.streams import EventStream, astream
 from qwen3_mlx.errors import ContextOverflow, EngineError, InvalidRequest
 from qwen3_mlx.types import Event, Finished, Request, TextDelta, Timings
@@ -91,6 +92,35 @@ def test_prompts_go_through_the_model_in_chunks() -> None:
     local.close()
     assert runner.chunks == [16, 16, 9]
     assert text(events) == "yes"
+
+
+def test_chunks_are_what_the_pace_allows_while_somebody_streams() -> None:
+    class Slow(Pace):
+        def tokens(self, seconds: float, depth: int) -> int:
+            return 20
+
+        def seconds(self, count: int, depth: int) -> float:
+            return 0.0
+
+    runner: Any = ToyRunner(lambda tokens: 97 if 66 in tokens else EOS)
+    local = LocalEngine(
+        runner, ToyVocabulary(), context=10**8, vocab_size=2000, max_rows=2, chunk=64, stall=0.1, pace=Slow()
+    )
+    list(EventStream(local, request(prompt=[65] * 200)))
+    endless = EventStream(local, request(prompt=[66]))
+    next(endless)
+    list(EventStream(local, request(prompt=[65] * 200)))
+    local.close()
+    assert runner.chunks == [64, 64, 64, 8, 1, *[20] * 10]
+
+
+def test_what_passes_take_is_learned_from_the_loop() -> None:
+    pace = Pace()
+    runner: Any = ToyRunner(answer("yes"))
+    local = LocalEngine(runner, ToyVocabulary(), context=300, vocab_size=2000, chunk=16, pace=pace)
+    list(EventStream(local, request(prompt=[65] * 100 + [63])))
+    local.close()
+    assert pace.rate > 0 and pace.step_s > 0
 
 
 def test_the_context_ends_an_answer_with_length() -> None:
