@@ -150,10 +150,10 @@ def grid(quick: bool) -> list[Point]:
     if quick:
         return [Point("0.6B", (500,) * 2, 20, cache) for cache in ("float32", "bf16", "8", "4")]
     models, caches = tuple(MODELS), ("float32", "bf16", "8", "4")
-    points = [Point(m, (1000,) * b, 12, c) for b, m, c in itertools.product((1, 2, 4, 8), models, caches)]
-    points += [Point(m, (2000, 100, 100, 100), 12, c) for m, c in itertools.product(models, caches)]
-    points += [Point(m, (1020,) * 4, 12, c) for m, c in itertools.product(models, caches)]  # they grow
-    points += [Point(m, (4080,), 12, c) for m, c in itertools.product(models, caches)]
+    points = [Point(m, (1000,) * b, 12, c) for b, m, c in itertools.product((1, 2), models, caches)]
+    kinds = [(1000,) * 4, (1000,) * 8, (2000, 100, 100, 100), (1020,) * 4, (4080,)]  # at 1020 and 4080 they grow
+    for prompts, offset in zip(kinds, range(len(kinds)), strict=True):
+        points += [Point(models[(i + offset) % 3], prompts, 12, cache) for i, cache in enumerate(caches)]
     return points
 
 
