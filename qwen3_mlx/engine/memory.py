@@ -104,10 +104,10 @@ class Memory:
 
     def check(self, row: Sized) -> None:
         """Raises MemoryLimit for a row that does not fit with all the memory to itself. Safe in any thread."""
-        tokens, fits = expected(row), self.fits()
-        if tokens <= fits:
-            return
+        tokens = expected(row)
         needed = self.footprint.peak(1, _capacity(tokens), LEAST_CHUNK)
+        if needed <= self.limit:
+            return
         raise MemoryLimit(
             f"the prompt of {row.prompt:,} tokens and an answer of {tokens - row.prompt:,} need {size(needed)} of"
             f" memory with the model, {size(self.limit)} may be used: fits {self._fits()}"
