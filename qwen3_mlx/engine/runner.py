@@ -143,6 +143,8 @@ class Runner:
         assert row.sampler is not None and row.state is not None
         row.feed.extend(tokens)
         row.tokens.extend(tokens)
+        if row.cache is not None:
+            row.cache.reserve(row.length + 1)
         row.state = row.sampler.force(row.state, 0, tokens)
 
     def leave(self, row: Row, *, keep: bool) -> None:
