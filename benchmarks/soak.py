@@ -5,8 +5,8 @@
 Mixed requests (prompts that share beginnings and prompts that do not, greedy and sampled, penalties, thinking budgets,
 log-probabilities) run up to twice ``--rows`` at a time. After every twentieth part the engine comes to rest, and this
 is printed: what MLX holds (active memory, the cache of prefixes apart, which may have 8 MB; and buffers kept for
-later), the process's resident memory, and how many objects Python's collector knows. Growth is told from the end of the
-warm-up, a fifth of all requests, to the last part.
+later), the process's resident memory, and how many objects Python's collector knows. Growth is told from the five samples
+after the warm-up, a fifth of all requests, to the last five.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import gc
 import random
 import resource
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from qwen3_mlx.engine.streams import EventStream
 
 from .sides import machine
 
-PARTS, WARM = 20, 4
+PARTS, WARM, MEAN = 20, 4, 5
 WORDS = ("strawberry", "banana", "committee", "raspberries", "Mississippi", "parallel", "pear", "incomprehensible")
 
 
@@ -109,17 +110,17 @@ def main() -> None:
             done, cancelled, tokens = done + count, cancelled + gone, tokens + drawn
             q.generate("Hi", thinking=False, params=SamplingParams(temperature=0, max_tokens=1))  # those left are swept
             seen.append(now := sample(q))
-            megabytes = [value / 1e6 for value in now[:3]]
-            print(
-                f"  {done:8} {megabytes[0]:10.2f} {megabytes[1]:8.2f} {megabytes[2]:12.1f} {now.objects:9}", flush=True
-            )
+            megabytes = " ".join(f"{value / 1e6:11.2f}" for value in now[:4])
+            print(f"  {done:8} {megabytes} {now.objects:9}", flush=True)
     print(f"  {cancelled} cancelled, {tokens} tokens of the others, {time.perf_counter() - begun:.0f} s")
-    warm, last = seen[WARM - 1], seen[-1]
     for name in ("active", "resident", "objects"):
-        before, after = getattr(warm, name), getattr(last, name)
-        most = max(getattr(one, name) for one in seen[WARM:])
-        print(f"  {name:9} {100 * (after / before - 1):+.2f} % since {args.requests * WARM // PARTS} requests", end="")
-        print(f", {100 * (most / before - 1):+.2f} % at most")
+        values = [getattr(one, name) for one in seen]
+        before, after = statistics.mean(values[WARM : WARM + MEAN]), statistics.mean(values[-MEAN:])
+        print(
+            f"  {name:9} {100 * (after / before - 1):+.2f} % in the mean of the last {MEAN} samples against that of",
+            end="",
+        )
+        print(f" the {MEAN} after warm-up; most {100 * (max(values[WARM:]) / before - 1):+.2f} %")
     print(f"  {machine()}")
 
 
