@@ -5,8 +5,8 @@
 Mixed requests (prompts that share beginnings and prompts that do not, greedy and sampled, penalties, thinking budgets,
 log-probabilities) run up to twice ``--rows`` at a time. After every twentieth part the engine comes to rest, and this
 is printed: what MLX holds (active memory, the cache of prefixes apart, which may have 8 MB; and buffers kept for
-later), the process's resident memory, and how many objects Python's collector knows. Growth is told from the five samples
-after the warm-up, a fifth of all requests, to the last five.
+later), the process's resident memory, and how many objects Python's collector knows. Growth is told from the five
+samples after the warm-up, a fifth of all requests, to the last five.
 """
 
 from __future__ import annotations
