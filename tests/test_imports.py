@@ -58,7 +58,17 @@ LAW: dict[str, set[str]] = {
 ROOM_OF_FILE = {"checkpoint": "weights", "layout": "weights", "packing": "weights", "__init__": "package"}
 
 #: Rooms and modules that never import MLX, not even inside a function.
-WITHOUT_MLX = ("types", "errors", "machine", "hub", "control", "text", "engine.scheduler")
+WITHOUT_MLX = (
+    "types",
+    "errors",
+    "machine",
+    "hub",
+    "control",
+    "text",
+    "engine.scheduler",
+    "engine.pace",
+    "engine.memory",
+)
 
 #: Never loaded by importing a command or the library: each costs more than a first token may.
 SLOW = {"numpy", "rich", "huggingface_hub", "mlx_lm", "transformers", "torch", "modelscope", "kagglehub", "matplotlib"}
