@@ -53,13 +53,30 @@ LAW: dict[str, set[str]] = {
     "package": {"api", *BASE},  # qwen3_mlx/__init__.py
 }
 
-ROOM_OF_FILE = {"checkpoint": "weights", "layout": "weights", "packing": "weights", "__init__": "package"}
+ROOM_OF_FILE = {
+    "checkpoint": "weights",
+    "layout": "weights",
+    "packing": "weights",
+    "masks": "sampling",
+    "__init__": "package",
+}
 
 #: Rooms and modules that never import MLX, not even inside a function.
 WITHOUT_MLX = ("types", "errors", "machine", "hub", "control", "text", "engine.scheduler")
 
 #: Never loaded by importing a command or the library: each costs more than a first token may.
-SLOW = {"numpy", "rich", "huggingface_hub", "mlx_lm", "transformers", "torch", "modelscope", "kagglehub", "matplotlib"}
+SLOW = {
+    "numpy",
+    "rich",
+    "huggingface_hub",
+    "mlx_lm",
+    "transformers",
+    "torch",
+    "modelscope",
+    "kagglehub",
+    "matplotlib",
+    "llguidance",
+}
 
 #: What ``import qwen3_mlx`` may not load. asyncio and the like are the standard library's own slow parts.
 NOT_AT_ALL = SLOW | {"mlx", "jinja2", "tokenizers", "click", "asyncio", "email", "http", "json", "inspect", "logging"}

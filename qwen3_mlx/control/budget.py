@@ -7,6 +7,8 @@ EARLY_STOP = (
     "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
     "</think>\n\n"
 )
+# What the model writes between a thought and its answer.
+BEHIND_CLOSE = "\n\n"
 # What the model writes behind the tag of a block; a close that is forced before that has come brings it along.
 OPENING_NEWLINE = "\n"
 # How many tokens thinking may run over to finish a character, or to show whether a <tool_call> opens a call.
@@ -68,6 +70,11 @@ class Budget:
     @property
     def used_up(self) -> bool:
         """Whether ``max_tokens`` is reached."""
+        return self.left is not None and self.left <= 0
+
+    @property
+    def left(self) -> int | None:
+        """How many tokens may still come; ``None``: any number."""
         if self.max_tokens is None:
-            return False
-        return (self.completion if self.limit is None else self.answer) >= self.max_tokens
+            return None
+        return self.max_tokens - (self.completion if self.limit is None else self.answer)

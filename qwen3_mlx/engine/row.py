@@ -54,7 +54,7 @@ class Row:
     read. Then it takes a ``place`` in the batch, which holds all three from there on. ``held``: the tokens in its
     cache, wherever that is: the first of ``tokens``, the prompt and what was generated; ``cached`` of them were
     found there and not computed. ``drawn``: what was drawn, with what is reported of it; ``closed``: how much of that
-    there was when the thought was closed by force.
+    there was when the thought was closed by force. ``mask``: what its controller allows the next token to be.
     """
 
     request: Request
@@ -73,6 +73,7 @@ class Row:
     cached: int = 0
     drawn: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)
     closed: int | None = None
+    mask: bytes | None = None
     sampled: int = 0
     cancelled: bool = False
     closing: FinishReason | None = None

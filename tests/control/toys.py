@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from qwen3_mlx.control.collect import collect
 from qwen3_mlx.control.controller import Controller, Emit, Force, Stop
@@ -37,6 +37,9 @@ WEATHER = {
 
 class ToyControls(NamedTuple):
     think_open: int | None = THINK_OPEN
+    think_close: int | None = THINK_CLOSE
+    tool_call_open: int | None = CALL_OPEN
+    tool_call_close: int | None = CALL_CLOSE
 
 
 class ToyDetokenizer:
@@ -64,6 +67,14 @@ class ToyVocabulary:
 
     eos_ids = frozenset({EOS})
     control = ToyControls()
+    added: ClassVar[dict[int, str]] = {256 + i: name for i, name in enumerate(CONTROL)}
+
+    @property
+    def vocab_size(self) -> int:
+        return max(self._pieces) + 1
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._pieces.get(token, b"")
 
     def token(self, piece: bytes) -> int:
         if piece not in self._made:
