@@ -8,6 +8,7 @@ token.
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
 from collections.abc import Mapping, Sequence, Set
@@ -18,7 +19,7 @@ from ..types import Request
 from .lark import Rule, rules, text_of
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher
 
 
 class Controls(Protocol):
@@ -104,9 +105,7 @@ class Follower:
             self._look_ahead()
 
     def _look_ahead(self) -> None:
-        tokens = self._matcher.compute_ff_tokens()
-        # Text that a tokenizer would normalise (NFC) comes back as tokens of other bytes.
-        self._forced = tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
+        self._forced = self._matcher.compute_ff_tokens()
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -116,13 +115,11 @@ class Follower:
 def follow(request: Request, table: TokenTable) -> Follower:
     """The start of an answer to ``request``. Raises InvalidRequest for a grammar that is wrong, too large, or that no
     text fits, naming the parameter."""
-    from llguidance import LLMatcher
-
     known = _vocabulary(table)
     grammar = rules(request, table.control.tool_call_open, table.control.tool_call_close)
-    matcher = LLMatcher(known.tokenizer, text_of(grammar), log_level=0)
+    matcher = known.matcher(grammar)
     if matcher.is_error():
-        rule, reason = _culprit(known.tokenizer, grammar) or (grammar[-1], matcher.get_error())
+        rule, reason = _culprit(known, grammar) or (grammar[-1], matcher.get_error())
         raise InvalidRequest(f"cannot be kept: {_line(reason)}", param=rule.param)
     if matcher.is_stopped() and not matcher.is_accepting():
         raise InvalidRequest("no text fits", param=grammar[-1].param)
@@ -146,34 +143,39 @@ def with_token(mask: bytes, token: int | None) -> bytes:
     return bytes(changed)
 
 
-def _culprit(tokenizer: LLTokenizer, grammar: Sequence[Rule]) -> tuple[Rule, str] | None:
+def _culprit(known: _Vocabulary, grammar: Sequence[Rule]) -> tuple[Rule, str] | None:
     """The first rule that is wrong by itself, and why."""
-    from llguidance import LLMatcher
-
     for rule in grammar:
         if rule.body.startswith(("%json", "/")):
-            matcher = LLMatcher(tokenizer, text_of([Rule("start", rule.body, rule.param)]), log_level=0)
+            matcher = known.matcher([rule._replace(name="start")])
             if matcher.is_error():
                 return rule, matcher.get_error()
     return None
 
 
 def _line(reason: str) -> str:
-    """One line of bounded length: the compiler draws the place of a mistake below it."""
-    return " ".join(reason.split())[:300]
+    """One line of bounded length, without the source that the compiler draws below a mistake."""
+    reason = re.split(r"\n +\d+ \| ", reason)[0]
+    return re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", " ".join(reason.split()))[:300]
 
 
 class _Vocabulary:
     """A tokenizer as llguidance knows it."""
 
     def __init__(self, table: TokenTable) -> None:
-        from llguidance import LLTokenizer
+        from llguidance import LLParserLimits, LLTokenizer
 
         source: Any = _Source(table)
         self.tokenizer = LLTokenizer(source, eos_token=sorted(table.eos_ids))
         banned = {*table.eos_ids, table.control.tool_call_open}
         size = -(-table.vocab_size // 32) * 4  # whole words of 32 bits
         self.thought = mask_of([token for token in range(table.vocab_size) if token not in banned], size)
+        self._limits = LLParserLimits(verbose_errors=False)
+
+    def matcher(self, grammar: Sequence[Rule]) -> LLMatcher:
+        from llguidance import LLMatcher
+
+        return LLMatcher(self.tokenizer, text_of(grammar), log_level=0, limits=self._limits)
 
 
 class _Source:
@@ -187,11 +189,16 @@ class _Source:
         self.tokens = [table.token_bytes(token) for token in range(table.vocab_size)]
         self.special_token_ids = sorted({*table.added, *table.eos_ids})
         self._table = weakref.ref(table)  # a strong one would keep both alive for ever
+        self._bytes = {self.tokens[token]: token for token in range(table.vocab_size) if len(self.tokens[token]) == 1}
 
     def __call__(self, text: str) -> list[int]:
         table = self._table()
         assert table is not None, "whoever follows a grammar has the tokenizer"
-        return list(table.encode(text, trusted=False))
+        tokens, data = list(table.encode(text, trusted=False)), text.encode()
+        # A tokenizer normalises (NFC); a grammar wants each character as it is written.
+        if b"".join(map(table.token_bytes, tokens)) != data:
+            return [self._bytes[data[i : i + 1]] for i in range(len(data))]
+        return tokens
 
 
 _vocabularies: weakref.WeakKeyDictionary[TokenTable, _Vocabulary] = weakref.WeakKeyDictionary()

@@ -8,7 +8,7 @@ lines.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import InvalidRequest
@@ -42,7 +42,7 @@ def rules(request: Request, call_open: int | None, call_close: int | None) -> li
     return [*found, Rule("start", " | ".join(ways), found[-1].param)]
 
 
-def text_of(rules: list[Rule]) -> str:
+def text_of(rules: Iterable[Rule]) -> str:
     return "".join(f"{rule.name}: {rule.body}\n" for rule in rules)
 
 

@@ -8,6 +8,7 @@ that a repeated key would fulfil.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ SPACING = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible":
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties")
+_URI = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&'()*+,;=%")
+_PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2})+")
 
 
 def schema_text(schema: Any, param: str) -> str:
@@ -45,7 +48,8 @@ def schema_text(schema: Any, param: str) -> str:
             " anyOf a way out",
             param=param,
         )
-    text = json.dumps({**_closed(schema), "x-guidance": SPACING}, ensure_ascii=False)
+    ready = _map(schema, close=not _composed(schema))
+    text = json.dumps({**ready, "x-guidance": SPACING}, ensure_ascii=False)
     if len(text) > MAX_SIZE:
         raise InvalidRequest(f"the schema is longer than {MAX_SIZE:,} characters", param=param)
     return text
@@ -88,40 +92,47 @@ def _names(value: Any) -> list[str]:
     return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
 
 
-def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema, with no properties beyond those that an object lists, where it says nothing about others.
-
-    Such documents are valid under both readings, and they are what a list of fields is meant to describe. A schema in
-    which objects are put together from several parts stays as it is: one part would forbid the others' properties.
-    """
-    composed = any(
+def _composed(schema: Mapping[str, Any]) -> bool:
+    """Whether objects may be put together from several parts, each of which lists some of the properties."""
+    return any(
         len(node.get("allOf") or ()) > 1 or ("properties" in node and node.keys() & {"anyOf", "oneOf", "allOf", "$ref"})
         for node in _nodes(schema)
     )
-    return schema if composed else _close(schema)
 
 
-def _close(schema: Any) -> Any:
+def _map(schema: Any, close: bool) -> Any:
+    """The schema with its references as URIs, in which many tools write names as they are.
+
+    ``close``: with no properties beyond those that an object lists, where it says nothing about others. Such documents
+    are valid either way, and they are what a list of fields is meant to describe.
+    """
     if not isinstance(schema, Mapping):
         return schema
     out = dict(schema)
     for key in _MAPS:
         if isinstance(schema.get(key), Mapping):
-            out[key] = {name: _close(part) for name, part in schema[key].items()}
+            out[key] = {name: _map(part, close) for name, part in schema[key].items()}
     for key in _LISTS:
         if isinstance(schema.get(key), list):
-            out[key] = [_close(part) for part in schema[key]]
+            out[key] = [_map(part, close) for part in schema[key]]
     for key in _SINGLE:
         if key in schema:
-            out[key] = _close(schema[key])
+            out[key] = _map(schema[key], close)
+    if isinstance(schema.get("$ref"), str):
+        out["$ref"] = "".join(c if c in _URI else "".join(f"%{b:02X}" for b in c.encode()) for c in schema["$ref"])
     listed = schema.get("properties")
     if (
-        isinstance(listed, Mapping)
+        close
+        and isinstance(listed, Mapping)
         and not schema.keys() & {"additionalProperties", "patternProperties", "minProperties"}
         and listed.keys() >= set(_names(schema.get("required")))
     ):
         out["additionalProperties"] = False
     return out
+
+
+def _decoded(reference: str) -> str:
+    return _PERCENT.sub(lambda run: bytes.fromhex(run[0].replace("%", "")).decode("utf-8", "replace"), reference)
 
 
 def _ends(root: Mapping[str, Any]) -> bool:
@@ -132,7 +143,7 @@ def _ends(root: Mapping[str, Any]) -> bool:
         for node in _nodes(waiting.pop()):
             reference = node.get("$ref")
             if isinstance(reference, str) and reference not in targets:
-                targets[reference] = resolve(reference, root)
+                targets[reference] = resolve(_decoded(reference), root)
                 waiting.append(targets[reference])
     known = dict.fromkeys(targets, False)
     changed = True
