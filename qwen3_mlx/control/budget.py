@@ -70,11 +70,6 @@ class Budget:
     @property
     def used_up(self) -> bool:
         """Whether ``max_tokens`` is reached."""
-        return self.left is not None and self.left <= 0
-
-    @property
-    def left(self) -> int | None:
-        """How many tokens may still come; ``None``: any number."""
         if self.max_tokens is None:
-            return None
-        return self.max_tokens - (self.completion if self.limit is None else self.answer)
+            return False
+        return (self.completion if self.limit is None else self.answer) >= self.max_tokens

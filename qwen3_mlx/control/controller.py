@@ -206,8 +206,6 @@ class Controller:
         self._answering = True
         ahead = list(grammar.forced)
         if self._request.params.logprobs is None and len(tokens) + len(leap) + len(ahead) >= SHORTEST_LEAP:
-            if budget.left is not None:
-                ahead = ahead[: max(budget.left, 0)]
             leap += ahead
             events += self._put(ahead)
         if self._parser.stopped or grammar.done:
@@ -219,10 +217,10 @@ class Controller:
         return Emit(tuple(events)) if events else _NOTHING
 
     def _put(self, tokens: Sequence[int]) -> list[Event]:
-        """Takes tokens of the answer that are forced."""
+        """Takes tokens of the answer that are forced, up to where it ends."""
         events: list[Event] = []
         for token in tokens:
-            if self._parser.stopped:
+            if self._parser.stopped or self._budget.used_up:
                 break
             self._budget.completion += 1
             events += self._take(token, None)

@@ -121,8 +121,9 @@ def follow(request: Request, table: TokenTable) -> Follower:
     if matcher.is_error():
         rule, reason = _culprit(known, grammar) or (grammar[-1], matcher.get_error())
         raise InvalidRequest(f"cannot be kept: {_line(reason)}", param=rule.param)
-    if matcher.is_stopped() and not matcher.is_accepting():
-        raise InvalidRequest("no text fits", param=grammar[-1].param)
+    matcher.compute_bitmask()
+    if matcher.is_error():
+        raise InvalidRequest(f"no text fits: {_line(matcher.get_error())}", param=grammar[-1].param)
     return Follower(matcher, known.thought, table.eos_ids)
 
 

@@ -72,6 +72,8 @@ def _type_name(value: Any) -> str:
 def resolve(reference: str, root: Mapping[str, Any]) -> Any:
     """What a local reference such as ``#/$defs/Unit`` points to; ``None`` if to nothing."""
     here: Any = root
+    if reference == "#":
+        return here
     for name in reference.removeprefix("#").strip("/").split("/"):
         here = here.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(here, Mapping) else None
     return here
