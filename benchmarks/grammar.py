@@ -3,7 +3,7 @@
     python -m benchmarks.grammar [--documents 300] [--device]
 
 Random schemas (those of the tests, and a tool call's), random documents of each. Timed: preparing the vocabulary (once
-for a loaded checkpoint), compiling a request's grammar, the mask of a token that is drawn, and moving on behind a token.
+for a loaded checkpoint), compiling a request's grammar, the mask of a token that is drawn, and moving on behind one.
 The mask is computed while the device runs the step's forward pass. ``--device``: applying it there as well.
 """
 

@@ -117,13 +117,19 @@ def follow(request: Request, table: TokenTable) -> Follower:
     text fits, naming the parameter."""
     known = _vocabulary(table)
     grammar = rules(request, table.control.tool_call_open, table.control.tool_call_close)
+    for rule in grammar:
+        if not rule.body.isascii() and any("\ud800" <= char < "\ue000" for char in rule.body):
+            raise InvalidRequest(
+                f"{rule.param} is not valid Unicode: it has half of a surrogate pair", param=rule.param
+            )
     matcher = known.matcher(grammar)
     if matcher.is_error():
         rule, reason = _culprit(known, grammar) or (grammar[-1], matcher.get_error())
-        raise InvalidRequest(f"cannot be kept: {_line(reason)}", param=rule.param)
+        raise InvalidRequest(f"{rule.param} cannot be kept: {_line(reason)}", param=rule.param)
     matcher.compute_bitmask()
     if matcher.is_error():
-        raise InvalidRequest(f"no text fits: {_line(matcher.get_error())}", param=grammar[-1].param)
+        param = grammar[-1].param
+        raise InvalidRequest(f"{param} cannot be kept, no text fits: {_line(matcher.get_error())}", param=param)
     return Follower(matcher, known.thought, table.eos_ids)
 
 
@@ -156,7 +162,7 @@ def _culprit(known: _Vocabulary, grammar: Sequence[Rule]) -> tuple[Rule, str] | 
 
 def _line(reason: str) -> str:
     """One line of bounded length, without the source that the compiler draws below a mistake."""
-    reason = re.split(r"\n +\d+ \| ", reason)[0]
+    reason = re.split(r"\n +\d+ \| |\. Enable 'coerce_one_of'| <non-verbose/>", reason)[0]
     return re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", " ".join(reason.split()))[:300]
 
 

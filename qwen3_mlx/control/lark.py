@@ -37,8 +37,10 @@ def rules(request: Request, call_open: int | None, call_close: int | None) -> li
         found += _calls(request, names, call_open, call_close)
         ways.append('call ("\\n" call)*' if request.parallel_tool_calls else "call")
     if request.grammar is not None and not request.must_call:
-        found.append(Rule("answer", _answer(request.grammar), "schema"))
-        ways.append("answer")
+        # A name in capitals: one lexeme, however many alternatives there are.
+        name = "answer" if request.grammar.kind == "json_schema" else "ANSWER"
+        found.append(Rule(name, _answer(request.grammar), "schema"))
+        ways.append(name)
     return [*found, Rule("start", " | ".join(ways), found[-1].param)]
 
 
@@ -51,7 +53,7 @@ def _answer(grammar: Grammar) -> str:
         case "json_schema":
             return "%json " + schema_text(_parsed(grammar.source), "schema")
         case "regex":
-            if not grammar.source.isprintable() and "\x00" in grammar.source:
+            if "\x00" in grammar.source:
                 raise InvalidRequest("a regular expression cannot hold the character U+0000", param="schema")
             return f"/{_in_slashes(grammar.source)}/"
         case "choice":

@@ -174,6 +174,8 @@ def test_choices() -> None:
     texts = ("yes", 'no "never"', "名前\n", "", "yes, but", "\x01")
     seen = {play(request(grammar=Grammar.choice(*texts), thinking=False), draw(s), vocabulary).text for s in range(80)}
     assert seen == set(texts)
+    many = [f"{n:05} of many" for n in range(20_000)]
+    assert play(request(grammar=Grammar.choice(*many), thinking=False), draw(1), vocabulary).text in many
 
 
 def test_an_object_has_the_properties_it_lists_and_no_others_unless_it_says_so() -> None:
