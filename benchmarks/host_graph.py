@@ -1,10 +1,10 @@
 """Host time to build one decode step's graph, nothing evaluated, against mlx-lm.
 
-    python -m benchmarks.host_graph [--runs 200] [--position 1000]
+    python -m benchmarks.host_graph [--runs 200] [--position 1000] [--batch 1]
 
 On a GPU this work in Python hides behind the computation only as long as it is shorter. It depends on the number of
 layers and not on their widths, so the models here have the released layer counts, head ratios and numbers of experts,
-and small widths. Each is measured in three settings:
+and small widths. Rows of a batch differ in length, as those of running requests do. Each is measured in three settings:
 
 - ``cpu``: float weights on this machine, each side as it would run here;
 - ``mx.fast``: 4-bit weights and a GPU's operations (on a CPU each ``mx.fast`` call unfolds into many nodes);
@@ -30,7 +30,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
-from qwen3_mlx.kernels import Kernels, resolve
+from qwen3_mlx.kernels import Kernels, Lengths, resolve
 from qwen3_mlx.kernels.dispatch import on_stock
 from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.linear import QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear
@@ -83,6 +83,7 @@ def ours(
     position: int,
     kv_bits: int | None = None,
     dtype: mx.Dtype = mx.float32,
+    batch: int = 1,
 ) -> _Step:
     """A function that builds one step of our model at ``position`` and leaves the cache as it was."""
     model = Qwen3(config, kernels)
@@ -93,21 +94,22 @@ def ours(
                 if leaf.kind != "norm":
                     _pack(model, leaf.path, leaf.kind, 8 if leaf.kind == "router" else 4)
     model.fuse()
-    cache = KVCache(config, kernels=model.kernels, kv_bits=kv_bits)
-    shape = (1, config.num_key_value_heads, position, config.head_dim)
+    cache = KVCache(config, batch, kernels=model.kernels, kv_bits=kv_bits)
+    shape = (batch, config.num_key_value_heads, position, config.head_dim)
     for layer in cache.layers:
         layer.append(entry(mx.zeros(shape, dtype), mx.zeros(shape, dtype), layer.packing))
     mx.eval(cache.arrays)
-    held = [list(layer.buffers) for layer in cache.layers]
-    token = mx.array([[1]])
+    held, lengths = [list(layer.buffers) for layer in cache.layers], Lengths(tuple(position - i for i in range(batch)))
+    token = mx.array([[1]] * batch)
 
     def graph(token: mx.array) -> tuple[mx.array, ...]:
         return (model(token, cache), *cache.arrays)
 
     def restore() -> None:
-        cache.trim(1)
         for layer, buffers in zip(cache.layers, held, strict=True):
-            layer.buffers = list(map(mx.array, buffers))
+            layer.buffers, layer.lengths = list(map(mx.array, buffers)), lengths
+
+    restore()
 
     return _Step(graph, token, restore)
 
@@ -130,6 +132,7 @@ def peer(
     position: int,
     kv_bits: int | None = None,
     dtype: mx.Dtype = mx.float32,
+    batch: int = 1,
 ) -> _Step:
     """The same of mlx-lm's model."""
     from mlx_lm.models import cache as caches
@@ -141,6 +144,8 @@ def peer(
     if packed:
         nn.quantize(model, 64, 4, class_predicate=lambda path, m: hasattr(m, "to_quantized") and _bits(path))
     mx.eval(model.parameters())
+    if batch > 1:
+        return _peer_batch(model, config, position, dtype, batch)
     cache = caches.make_prompt_cache(model)
     capacity = -(-(position + 1) // 256) * 256
     for layer in cache:
@@ -159,6 +164,28 @@ def peer(
     def restore() -> None:
         for layer, (keys, values) in zip(cache, held, strict=True):
             layer.keys, layer.values, layer.offset = tree_map(mx.array, keys), tree_map(mx.array, values), position
+
+    return _Step(graph, token, restore)
+
+
+def _peer_batch(model: Any, config: ModelConfig, position: int, dtype: mx.Dtype, batch: int) -> _Step:
+    from mlx_lm.models.cache import BatchKVCache
+
+    cache = [BatchKVCache(list(range(batch))) for _ in range(config.num_hidden_layers)]
+    shape = (batch, config.num_key_value_heads, position, config.head_dim)
+    for layer in cache:
+        layer.update_and_fetch(mx.zeros(shape, dtype), mx.zeros(shape, dtype))
+    held = [(layer.keys, layer.values, layer.offset, layer._idx) for layer in cache]
+    mx.eval([arrays[:3] for arrays in held])
+    token = mx.array([[1]] * batch)
+
+    def graph(token: mx.array) -> tuple[mx.array, ...]:
+        return (model(token, cache), *(array for layer in cache for array in (layer.keys, layer.values)))
+
+    def restore() -> None:
+        for layer, (keys, values, offset, index) in zip(cache, held, strict=True):
+            layer.keys, layer.values, layer.offset = mx.array(keys), mx.array(values), mx.array(offset)
+            layer._idx = index
 
     return _Step(graph, token, restore)
 
@@ -212,13 +239,15 @@ def one_node() -> Iterator[None]:
         yield
 
 
-def compare(name: str, setting: str, runs: int, position: int) -> dict[str, Any]:
+def compare(name: str, setting: str, runs: int, position: int, batch: int) -> dict[str, Any]:
     """Medians of both sides, measured in turn."""
     config = ModelConfig.from_dict(MODELS[name])
     packed = setting != "cpu"
     sides = {
-        "qwen3-mlx": ours(config, on_stock("emulate") if packed else resolve("reference"), packed, position),
-        "mlx-lm": peer(MODELS[name], config, packed, position),
+        "qwen3-mlx": ours(
+            config, on_stock("emulate") if packed else resolve("reference"), packed, position, batch=batch
+        ),
+        "mlx-lm": peer(MODELS[name], config, packed, position, batch=batch),
     }
     seen: dict[str, list[float]] = {side: [] for side in sides}
     with one_node() if setting == "one node" else contextlib.nullcontext():
@@ -237,11 +266,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--position", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
     args = parser.parse_args()
     for name in MODELS:
         for setting in ("cpu", "mx.fast", "one node"):
-            row = compare(name, setting, args.runs, args.position)
+            row = compare(name, setting, args.runs, args.position, args.batch)
             if args.json:
                 print(json.dumps(row))
             else:

@@ -327,7 +327,7 @@ class Qwen3:
 
         def then(events: Sequence[Event]) -> None:
             completion = collect(events)
-            if completion.finish_reason in ("stop", "tool_calls"):
+            if completion.finish_reason != "cancelled":
                 engine.expect(functools.partial(render, completion))
 
         return then

@@ -141,10 +141,10 @@ def _load(model: Qwen3, checkpoint: Checkpoint, items: list[Item], holding: Hold
         problem = f"the weights cannot be read: {' '.join(str(error).split())[:200]}"
         raise CheckpointError(problem, checkpoint.folder) from error
     for item, arrays in ready:
-        _place(model, item.leaf, arrays, holding.packing(item))
+        place(model, item.leaf, arrays, holding.packing(item))
 
 
-def _place(model: Qwen3, leaf: Leaf, arrays: dict[str, mx.array], spec: QuantSpec | None) -> None:
+def place(model: Qwen3, leaf: Leaf, arrays: dict[str, mx.array], spec: QuantSpec | None) -> None:
     """Give the module at the leaf's path its weight, or put a quantized module in its stead."""
     *above, name = leaf.path.split(".")
     parent: Any = model

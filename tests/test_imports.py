@@ -33,6 +33,7 @@ LAW: dict[str, set[str]] = {
     "machine": set(),
     "config": BASE,
     "costs": LOW,
+    "released": LOW,
     "names": LOW,
     "hub": BASE,
     "kernels": LOW,
@@ -47,7 +48,8 @@ LAW: dict[str, set[str]] = {
     "api": API,
     "generate": API | {"cli"},  # the command's two spellings are one function
     "server": API | {"cli"},
-    "cli": API | {"convert", "package"},
+    "doctor": WEIGHTS | {"hub", "released"},
+    "cli": API | {"convert", "doctor", "package"},
     "convert": WEIGHTS | {"hub", "package"},
     "convert.__main__": {"convert", "cli"},  # an entry point: it ends a process as the other commands do
     "package": {"api", *BASE},  # qwen3_mlx/__init__.py
@@ -202,7 +204,9 @@ def loaded_with(module: str) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize("entry", ["api", "generate", "cli", "cli.generate", "cli.models", "hub", "weights"])
+@pytest.mark.parametrize(
+    "entry", ["api", "generate", "cli", "cli.generate", "cli.models", "cli.doctor", "hub", "weights"]
+)
 def test_nothing_slow_is_imported_before_it_is_used(entry: str) -> None:
     assert entry in MODULES
     slow = [

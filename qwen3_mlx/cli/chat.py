@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 
 from ..errors import InvalidRequest, QwenError
+from ..types import Completion, Event
 from .answer import PlainView, View, play
-from .conversation import Conversation, Leave, run_command
+from .conversation import Conversation, Leave, More, run_command
 from .errors import show_error
 from .files import check_text, decode
 from .model import ChatModel, open_model
@@ -60,6 +61,7 @@ class Chat:
         self.model, self.conversation = model, conversation
         self.options, self.hide_thinking = options, hide_thinking
         self.failed = False
+        self.last: Completion | None = None
 
     def turn(self, line: str) -> None:
         """One line of the user's: a command, or a message to answer."""
@@ -69,36 +71,61 @@ class Chat:
             check_text(line)
             said = run_command(self.conversation, line.rstrip())
         except InvalidRequest as error:
-            self.failed = True
-            notice(str(error))
+            self._refuse(error)
+            return
+        except More as more:
+            self._more(more.tokens)
             return
         if said is not None:
             notice(said)
             return
         self.conversation.ask(line.strip())
+        self._answer(
+            lambda: self.model.stream(
+                self.conversation.prompt(),
+                thinking=self.conversation.thinking,
+                thinking_budget=self.conversation.budget,
+                tools=None,
+                params=self.options.params,
+            )
+        )
+
+    def _more(self, tokens: int | None) -> None:
+        """Answer the last question again, from a longer thought; the answer that was stays if there is no other."""
+        last = self.last
+        if last is None or last.resume is None or self.conversation.messages[-1:] != [last.to_message()]:
+            self._refuse(InvalidRequest("/more goes on with a thought that the budget has just cut short: see /budget"))
+            return
+        budget = None if tokens is None else len(last.resume.generated) + tokens
+        messages = self.conversation.messages
+        before = list(messages)
+        messages.pop()
+        if not self._answer(lambda: self.model.stream_extend(last, budget)):
+            messages[:], self.last = before, last
+
+    def _refuse(self, error: InvalidRequest) -> None:
+        self.failed = True
+        notice(str(error))
+
+    def _answer(self, start: Callable[[], Iterator[Event]]) -> bool:
+        """Show an answer to the last question and keep what there is of it. False if it is not whole."""
         view = self._view()
+        self.last = None
         try:
-            self._answer(view)
+            play(start(), view)
         except KeyboardInterrupt:
             notice("[stopped]")
             self.conversation.answer(view.answer, interrupted=True)
+            return False
         except QwenError as error:
             self.conversation.take_back()
             self.failed = True
             show_error(str(error))
-        else:
-            notice(view.answer.summary())
-            self.conversation.answer(view.answer)
-
-    def _answer(self, view: View) -> None:
-        events = self.model.stream(
-            self.conversation.prompt(),
-            thinking=self.conversation.thinking,
-            thinking_budget=self.conversation.budget,
-            tools=None,
-            params=self.options.params,
-        )
-        play(events, view)
+            return False
+        notice(view.answer.summary())
+        self.conversation.answer(view.answer)
+        self.last = view.answer.completion()
+        return True
 
     def _view(self) -> View:
         if sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown"):

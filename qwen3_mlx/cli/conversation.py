@@ -16,6 +16,7 @@ from .files import parse_messages, read_json, unmarked
 HELP = """\
 /think, /no_think   think before answering, or answer at once; inside a message they hold for that message
 /budget N           at most N tokens of thinking (/budget off: no bound)
+/more [N]           let the last thought, cut short by the budget, go on for N more tokens (/more: to its end)
 /system TEXT        the system message (/system: show it; /system off: none)
 /save FILE          write the conversation as JSON; `qwen3-mlx generate --messages FILE` reads it too
 /load FILE          go on with a saved conversation
@@ -26,6 +27,14 @@ Ctrl-C stops an answer; what was said of it stays in the conversation. A line th
 
 class Leave(Exception):
     """The user wants to go."""
+
+
+class More(Exception):
+    """The user wants the last thought to go on, for ``tokens`` more or to its end."""
+
+    def __init__(self, tokens: int | None) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
 
 
 def _is_saved(path: Path) -> bool:
@@ -143,6 +152,12 @@ def _budget(conversation: Conversation, argument: str) -> str:
     return "no thinking budget" if conversation.budget is None else f"thinking budget: {conversation.budget:,} tokens"
 
 
+def _more(conversation: Conversation, argument: str) -> str:
+    if argument and not (argument.isascii() and argument.isdigit() and int(argument)):
+        raise InvalidRequest(f"/more takes a number of tokens from 1, or nothing, not {argument!r}")
+    raise More(int(argument) if argument else None)
+
+
 def _system(conversation: Conversation, argument: str) -> str:
     if argument:
         conversation.system = None if argument == "off" else argument
@@ -188,6 +203,7 @@ _COMMANDS: dict[str, Callable[[Conversation, str], str]] = {
     "/think": _think(True),
     "/no_think": _think(False),
     "/budget": _budget,
+    "/more": _more,
     "/system": _system,
     "/save": _save,
     "/load": _load,

@@ -1,7 +1,7 @@
 """The one place where a command's errors become an exit status and one line on stderr.
 
-0: done; 2: a mistake of the user's; 130: Ctrl-C; 141: the reader of our output went away. Anything else is a bug of
-ours and keeps its traceback.
+0: done; 1: the doctor found something wrong; 2: a mistake of the user's; 130: Ctrl-C; 141: the reader of our output
+went away. Anything else is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations

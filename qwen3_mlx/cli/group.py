@@ -12,6 +12,7 @@ COMMANDS = {
     "chat": "qwen3_mlx.cli.chat",
     "demo": "qwen3_mlx.cli.demo",
     "models": "qwen3_mlx.cli.models",
+    "doctor": "qwen3_mlx.cli.doctor",
     "convert": "qwen3_mlx.convert.command",
 }
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from ..types import Event, SamplingParams
+from ..types import Completion, Event, SamplingParams
 from .options import Options
 from .terminal import notice
 
@@ -29,6 +29,8 @@ class ChatModel(Protocol):
         tools: Sequence[Mapping[str, Any]] | None,
         params: SamplingParams,
     ) -> Iterator[Event]: ...
+
+    def stream_extend(self, completion: Completion, thinking_budget: int | None) -> Iterator[Event]: ...
 
     def stream_raw(self, prompt: str, *, params: SamplingParams) -> Iterator[Event]: ...
 

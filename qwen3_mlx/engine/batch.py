@@ -61,7 +61,7 @@ class Batch:
         return self._together.cache if self._together is not None else None
 
     def join(self, rows: Sequence[Row]) -> None:
-        """Take in rows whose prefill has drawn a token."""
+        """Take in rows whose prefill has drawn a token, which has been read."""
         if not rows:
             return
         if self._together is None:
@@ -72,8 +72,8 @@ class Batch:
             self._place(rows)
 
     def step(self) -> list[Unread]:
-        """Feed the tokens drawn last, still unread, and start drawing the next, unless a row follows a grammar: then
-        :meth:`draw` does when its mask is known. Returns what can be read now."""
+        """Feed the tokens drawn last and start drawing the next, unless a row follows a grammar: then :meth:`draw` does
+        when its mask is known. Returns what is still unread of the last."""
         unread, self._unread = self._unread, []
         self._tidy()
         if (t := self._together) is not None:
@@ -179,7 +179,4 @@ class Batch:
         t.state, t.before, t.sampler = SamplerState.gather(states), SamplerState.gather(befores), None
 
     def _seat(self, row: Row, place: int) -> None:
-        """The row is in the batch now, with its first token unread."""
-        assert row.ahead is not None
-        self._unread.append(Unread(row, row.ahead.out, 0))
         row.place, row.cache, row.state, row.ahead = place, None, None, None

@@ -98,20 +98,22 @@ class TokenLoop:
         self._runner.prefill(row, count)
 
     def _step(self, rows: tuple[Row, ...]) -> None:
-        """The next step of all rows, and what their last one has drawn."""
+        """The next step of all rows, and what their last one has drawn. A row's first token does not wait for it."""
         full = {row for row in rows if row.held >= self._context}
+        new = [row for row in rows if row.place is None]
+        for row in new:
+            self._guard(row, self._first)
         try:
-            self._runner.join([row for row in rows if row.place is None])
+            self._runner.join([row for row in new if row.ahead is not None and row not in full])
             drawn = self._runner.read(self._runner.step())
         except Exception as error:  # it is the step's, and so of every row in it
             for row in rows:
                 self._fail(row, error)
             return
-        now = time.perf_counter()
         for row, result in drawn:
-            self._guard(row, self._judge, result, now)
-            if row in full and row.closing is None:
-                row.closing = "length"
+            self._guard(row, self._judge, result)
+        for row in full:
+            row.closing = row.closing or "length"
         try:
             self._runner.draw()
         except Exception as error:
@@ -119,11 +121,14 @@ class TokenLoop:
                 if row.place is not None:
                     self._fail(row, error)
 
-    def _judge(self, row: Row, result: Read | EngineError, now: float) -> None:
+    def _first(self, row: Row) -> None:
+        self._judge(row, self._runner.first(row))
+
+    def _judge(self, row: Row, result: Read | EngineError) -> None:
         if isinstance(result, EngineError):
             raise result
-        row.clock.last = now
-        row.clock.first = row.clock.first or now
+        row.clock.last = time.perf_counter()
+        row.clock.first = row.clock.first or row.clock.last
         row.sampled += 1
         row.tokens.append(result[0])
         self._take(row, *result)

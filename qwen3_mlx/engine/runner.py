@@ -91,13 +91,22 @@ class Runner:
         """Start drawing what :meth:`step` has not: every row's ``mask`` is known now."""
         self._batch.draw()
 
+    def first(self, row: Row) -> Read | EngineError:
+        """Wait for the token that a row has drawn before it joins."""
+        assert row.ahead is not None
+        return _listed(row.ahead.out)[0]
+
     def read(self, unread: Sequence[Unread]) -> list[tuple[Row, Read | EngineError]]:
         """Wait for drawn tokens; an error for a row whose logits are NaN or infinite."""
         drawn = {id(one.out): _listed(one.out) for one in unread}
         return [(one.row, drawn[id(one.out)][one.index]) for one in unread]
 
     def force(self, row: Row, tokens: tuple[int, ...]) -> None:
-        """Throw away the token drawn ahead and put forced tokens in its place: the row leaves the batch to be fed."""
+        """Put forced tokens behind those that were read, instead of what is drawn ahead: the row leaves the batch, or
+        does not join, to be fed."""
+        if row.ahead is not None:
+            row.feed.append(row.tokens[-1])  # read, but not in the cache yet
+            row.ahead = None
         self._batch.leave(row, keep=True)
         assert row.sampler is not None and row.state is not None
         row.feed.extend(tokens)

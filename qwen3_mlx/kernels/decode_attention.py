@@ -70,8 +70,13 @@ def supported(q_heads: int, kv_heads: int, head_dim: int, bits: int, group_size:
 
 def block_size(q_per_kv: int, bits: int) -> int:
     """Tokens of a block when ``q_per_kv`` query heads share keys and values: ``BLOCK``, down to whole steps."""
-    step = _SIMDGROUPS * (32 // min(q_per_kv, MAX_HEADS))
+    step = step_size(q_per_kv)
     return max(BLOCK[bits] // step, 1) * step
+
+
+def step_size(q_per_kv: int) -> int:
+    """Tokens that a threadgroup takes at a time."""
+    return _SIMDGROUPS * (32 // min(q_per_kv, MAX_HEADS))
 
 
 def attend(
@@ -88,7 +93,21 @@ def attend(
     batch, q_heads, head_dim = queries.shape
     assert 1 <= len(segments) <= MAX_SEGMENTS and len(tokens) == batch
     q_per_kv = q_heads // _kv_heads(segments, 2 * words(head_dim, bits, group_size))
-    block = block_size(q_per_kv, bits)
+    return in_blocks(queries, segments, scale, tokens, bits, group_size, block_size(q_per_kv, bits))
+
+
+def in_blocks(
+    queries: mx.array,
+    segments: Sequence[Segment],
+    scale: float,
+    tokens: Sequence[int],
+    bits: int,
+    group_size: int,
+    block: int,
+) -> mx.array:
+    """:func:`attend` in blocks of ``block`` tokens, a multiple of :func:`step_size`."""
+    batch, q_heads, head_dim = queries.shape
+    q_per_kv = q_heads // segments[0].rows.shape[1]
     # The kernel has three segments and looks at SEGMENTS of them.
     inputs = [*segments, *[segments[0]] * (MAX_SEGMENTS - len(segments))]
     slots = sum(-(-length // block) for length in tokens)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ def build(factory: Any, name: str, inputs: Sequence[str], outputs: Sequence[str]
 def factory() -> Any:
     """What makes kernels now: MLX's ``metal_kernel``, or a test's stand-in."""
     return mx.fast.metal_kernel
+
+
+@contextlib.contextmanager
+def standing_in(make: Any) -> Iterator[None]:
+    """``make`` in the place of MLX's ``metal_kernel``, for the whole process while the block runs."""
+    real = mx.fast.metal_kernel
+    mx.fast.metal_kernel = make
+    try:
+        yield
+    finally:
+        mx.fast.metal_kernel = real
 
 
 def in_constant(size: int) -> bool:

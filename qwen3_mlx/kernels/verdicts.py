@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,10 +19,13 @@ class Verdict:
     fit the device. ``failed``: anything else went wrong. ``detail``: by how much, or the whole message.
 
     ``trying``: a process, whose id is the detail, is trying the kernel, or has ended while it did.
+
+    ``error``: the largest error in units of what is tolerated, as long as the process that measured it runs.
     """
 
     kind: Kind
     detail: str = ""
+    error: float | None = field(default=None, compare=False)
 
     @property
     def good(self) -> bool:
@@ -48,16 +51,14 @@ class Store:
 
     def read(self, subject: dict[str, Any]) -> Verdict | None:
         path = self.path(subject)
-        if path is None:
-            return None
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            kind, detail = held["verdict"], held["detail"]
-            if held["format"] == _FORMAT and held["subject"] == subject and kind in get_args(Kind):
-                return Verdict(kind, str(detail))
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            pass
-        return None
+        found = path and _read(path)
+        return found[1] if found and found[0] == subject else None
+
+    def held(self) -> list[tuple[dict[str, Any], Verdict]]:
+        """Every verdict there is, also on other machines and versions, with its subject."""
+        folder = self._folder or cache_folder()
+        paths = sorted(folder.glob("*.json")) if folder else []
+        return [found for found in map(_read, paths) if found]
 
     def write(self, subject: dict[str, Any], verdict: Verdict) -> None:
         path = self.path(subject)
@@ -88,3 +89,15 @@ class Store:
             return None
         name = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:32]
         return folder / f"{name}.json"
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Verdict] | None:
+    """A subject and the verdict on it, if the file holds them."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        subject, kind, detail = held["subject"], held["verdict"], held["detail"]
+        if held["format"] == _FORMAT and isinstance(subject, dict) and kind in get_args(Kind):
+            return subject, Verdict(kind, str(detail))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass
+    return None

@@ -65,6 +65,13 @@ class Verifier:
         verdict = self.verdicts.get(key)
         return (self._decide(key, trial) if verdict is None else verdict).good
 
+    def retry(self, trial: Trial, *parameters: Hashable) -> Verdict:
+        """The verdict of a new trial, whatever is known of the instantiation; kept as others are, and no warning."""
+        make = factory()
+        with self._lock:
+            verdict = self.verdicts[make, trial.kernel, parameters] = self._find(make, trial, parameters, again=True)
+        return verdict
+
     def _decide(self, key: tuple[Any, str, tuple[Hashable, ...]], trial: Trial) -> Verdict:
         with self._lock:
             if (verdict := self.verdicts.get(key)) is not None:
@@ -76,10 +83,12 @@ class Verifier:
                 self._warned.add(about)
         if new:
             message = f"{about} not used, MLX's own operations take over: {_line(verdict.detail)}"
+            if verdict.kind == "refused":
+                message += " (qwen3-mlx doctor shows the whole message)"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         return verdict
 
-    def _find(self, make: Any, trial: Trial, parameters: tuple[Hashable, ...]) -> Verdict:
+    def _find(self, make: Any, trial: Trial, parameters: tuple[Hashable, ...], again: bool = False) -> Verdict:
         if not _is_mlx(make):
             return _try(trial, parameters)  # what a stand-in does says nothing about the machine
         if not mx.metal.is_available():
@@ -88,12 +97,13 @@ class Verifier:
             about = subject(trial, parameters)
         except (OSError, ValueError) as problem:  # the package is not whole
             return Verdict("failed", str(problem))
-        verdict = self._store.read(about)
+        verdict = None if again else self._store.read(about)
         if verdict is None or (verdict.kind == "trying" and _runs(verdict.detail)):
             return self._try_and_keep(about, trial, parameters)
         if verdict.kind == "trying":
             where = self._store.path(about)
-            return Verdict("failed", f"a former process ended during its trial; to try it again, delete {where}")
+            remedy = f"run qwen3-mlx doctor --kernels, or delete {where}"
+            return Verdict("failed", f"a former process ended during its trial; to try it again, {remedy}")
         return verdict
 
     def _try_and_keep(self, about: dict[str, Any], trial: Trial, parameters: tuple[Hashable, ...]) -> Verdict:
@@ -124,8 +134,8 @@ def _try(trial: Trial, parameters: tuple[Hashable, ...]) -> Verdict:
     finally:
         mx.clear_cache()  # what it took is not needed again
     if error <= 1:
-        return Verdict("good", f"{error:.3g} of the tolerance")
-    return Verdict("differs", f"it differs from the reference by {error:.3g} times the tolerance")
+        return Verdict("good", f"{error:.3g} of the tolerance", error)
+    return Verdict("differs", f"it differs from the reference by {error:.3g} times the tolerance", error)
 
 
 def _is_lasting(message: str) -> bool:

@@ -15,7 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwen3_mlx.errors import QwenError
-from qwen3_mlx.types import Event, Finished, FinishReason, TextDelta, ThinkingDelta, Timings, ToolCallDelta, Usage
+from qwen3_mlx.types import (
+    Completion,
+    Event,
+    Finished,
+    FinishReason,
+    Request,
+    TextDelta,
+    ThinkingDelta,
+    Timings,
+    ToolCallDelta,
+    Usage,
+)
 
 
 @dataclass
@@ -26,6 +37,7 @@ class Turn:
     reason: FinishReason = "stop"
     delay: float = 0.0
     budget_exhausted: bool = False
+    resume: Request | None = None
     raises: QwenError | None = None  # after the pieces
     refuses: QwenError | None = None  # before any
 
@@ -46,7 +58,7 @@ class Turn:
             raise self.raises
         thinking, text = len(pieces(self.thinking)), len(pieces(self.text))
         usage = Usage(7, 0, thinking + text, thinking, self.budget_exhausted)
-        yield Finished(self.reason, usage, Timings(0.5, 0.0, 0.25, 100.0, 50.0))
+        yield Finished(self.reason, usage, Timings(0.5, 0.0, 0.25, 100.0, 50.0), self.resume)
 
 
 def pieces(text: str) -> list[str]:
@@ -63,6 +75,10 @@ class ScriptedModel:
 
     def stream(self, messages: Any, **given: Any) -> Iterator[Event]:
         self.asked.append({"messages": json.loads(json.dumps(messages)), **given})
+        return self._play()
+
+    def stream_extend(self, completion: Completion, thinking_budget: int | None) -> Iterator[Event]:
+        self.asked.append({"extend": completion.content, "thinking_budget": thinking_budget})
         return self._play()
 
     def stream_raw(self, prompt: str, **given: Any) -> Iterator[Event]:

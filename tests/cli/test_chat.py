@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwen3_mlx.errors import ContextOverflow, EngineError
-from qwen3_mlx.types import Event, TextDelta
+from qwen3_mlx.types import Event, Request, SamplingParams, TextDelta
 
 from .conftest import CommandLine, Script
 from .scripted import ScriptedModel, Turn
@@ -111,3 +111,37 @@ def test_stdin_must_be_utf8(script: Script, command_line: CommandLine) -> None:
     ran = command_line("chat", "--model", "demo", stdin=b"Hi\n\xff\n")
     assert (ran.status, ran.out) == (2, "a\n")
     assert ran.err.splitlines()[-1] == "error: stdin, line 2: not UTF-8 text (byte 1): convert it to UTF-8"
+
+
+CUT = Request((1, 2), SamplingParams(), generated=((3, None), (4, None)))
+
+
+def test_more_lets_the_last_thought_go_on(script: Script, command_line: CommandLine) -> None:
+    """Until the thought has ended by itself; the answer that was made of it takes the other's place."""
+    model = script(
+        Turn("Two.", thinking="One, two", budget_exhausted=True, resume=CUT),
+        Turn("Broken", raises=EngineError("it broke")),
+        Turn("Three?", thinking="One, two, three", budget_exhausted=True, resume=CUT),
+        Turn("Four.", thinking="One, two, three, four"),
+        Turn("Five."),
+    )
+    ran = command_line("chat", "--model", "demo", stdin="/more\nCount\n/more 5\n/more 7\n/more\n/more\n/more 0\nOn\n")
+    assert (ran.status, ran.out) == (2, "Two.\nBroken\nThree?\nFour.\nFive.\n")
+    assert [asked for asked in model.asked if "extend" in asked] == [
+        {"extend": "Two.", "thinking_budget": 7},
+        {"extend": "Two.", "thinking_budget": 9},
+        {"extend": "Three?", "thinking_budget": None},
+    ]
+    assert ran.err.count("/more goes on with a thought that the budget has just cut short") == 2
+    assert "/more takes a number of tokens from 1, or nothing, not '0'" in ran.err
+    assert model.asked[-1]["messages"] == [
+        {"role": "user", "content": "Count"},
+        {"role": "assistant", "content": "Four.", "reasoning_content": "One, two, three, four"},
+        {"role": "user", "content": "On"},
+    ]
+
+
+def test_more_after_something_else_was_done_to_the_talk(script: Script, command_line: CommandLine) -> None:
+    model = script(Turn("Two.", thinking="One", budget_exhausted=True, resume=CUT))
+    assert command_line("chat", "--model", "demo", stdin="Count\n/clear\n/more\n").status == 2
+    assert len(model.asked) == 1

@@ -76,7 +76,7 @@ def test_a_request_that_comes_waits_for_one_chunk(q: Qwen3, monkeypatch: pytest.
     """What was computed by then is kept, the rest is taken up when there is time again."""
     waited: list[int] = []
     real = Warmup.step
-    long = q.tokenizer.encode("How many r are in strawberry? " * 200)
+    long = q.tokenizer.encode("How many r are in strawberry? " * 80)
 
     def step(self: Warmup) -> None:
         real(self)

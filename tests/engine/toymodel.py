@@ -83,6 +83,7 @@ class ToyRunner:
         self.fed: list[list[int]] = []
         self.chunks: list[int] = []
         self.rows: list[Row] = []
+        self.joined: set[Row] = set()
         self.together: list[int] = []
         self.drawing: list[Row] = []
 
@@ -100,6 +101,7 @@ class ToyRunner:
     def join(self, rows: Sequence[Row]) -> None:
         for row in rows:
             assert row.place is None and row.ahead is not None and not row.feed
+            self.joined.add(row)
             row.place = 1 + max((other.place or 0 for other in self.rows), default=0)
             self.rows.append(row)
 
@@ -110,7 +112,12 @@ class ToyRunner:
         for row, ahead in unread:
             self._forward(row, [ahead.token], draw=not waits)  # type: ignore[union-attr]
         self.drawing = list(self.rows) if waits else []
-        return unread
+        fresh, self.joined = self.joined, set()
+        return [(row, ahead) for row, ahead in unread if row not in fresh]  # whose token was read before they joined
+
+    def first(self, row: Row) -> tuple[int, None]:
+        ahead: Any = row.ahead
+        return ahead.token, None
 
     def draw(self) -> None:
         for row in self.drawing:
@@ -128,12 +135,15 @@ class ToyRunner:
         row.cache = row.ahead = None
 
     def force(self, row: Row, tokens: tuple[int, ...]) -> None:
-        if row.place is not None:
+        joined = row.place is not None
+        if joined:
             self.rows.remove(row)
             row.place = None
         ahead: Any = row.ahead
-        if ahead is not None:
+        if ahead is not None and joined:
             row.state = ahead.before
+        elif ahead is not None:
+            row.feed.append(row.tokens[-1])
         row.ahead = None
         row.feed.extend(tokens)
         row.tokens.extend(tokens)

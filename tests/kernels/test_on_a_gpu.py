@@ -13,8 +13,7 @@ import pytest
 import qwen3_mlx
 from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.convert import convert
-from qwen3_mlx.kernels.attention_trials import ATTENTION, NORM_ROPE, PACK, TABLE
-from qwen3_mlx.kernels.moe_trials import DOWN, GATE_UP, ROUTER
+from qwen3_mlx.doctor.catalogue import released
 from qwen3_mlx.kernels.verify import Trial
 
 pytestmark = [
@@ -22,24 +21,14 @@ pytestmark = [
     pytest.mark.skipif(not mx.metal.is_available(), reason="needs an Apple GPU"),
 ]
 BF16, F16 = mx.bfloat16, mx.float16
-HEADS = [(16, 8), (32, 8), (40, 8), (64, 8), (32, 4), (64, 4)]  # query heads, key/value heads
 
 
 def cases() -> Iterator[tuple[Trial, tuple[Any, ...]]]:
-    yield ROUTER, (BF16, 128, 8, True, False)
-    for few in (True, False):
-        yield TABLE, (64, few)
-    for dtype in (BF16, F16):
-        for bits in (4, 8):
-            for hidden, inner in ((2048, 768), (4096, 1536)):
-                yield GATE_UP, (dtype, hidden, inner, 8, bits, 64, False)
-                yield DOWN, (dtype, hidden, inner, 8, bits, 64, False)
-            for q_heads, kv_heads in HEADS:
-                yield PACK, (dtype, q_heads, kv_heads, 128, bits, 64)
-                for split in (False, True):
-                    yield ATTENTION, (dtype, q_heads // kv_heads, 128, bits, 64, split, True)
-        for q_heads, kv_heads in HEADS:
-            yield NORM_ROPE, (dtype, q_heads, kv_heads, 128)
+    """What the released models use, and the same in float16 for checkpoints that are stored in it."""
+    for use in released():
+        yield use.trial, use.parameters
+        if use.parameters[0] == BF16:
+            yield use.trial, (F16, *use.parameters[1:])
 
 
 @pytest.mark.parametrize(("trial", "parameters"), list(cases()), ids=lambda x: getattr(x, "kernel", None))

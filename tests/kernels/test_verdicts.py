@@ -34,6 +34,17 @@ def test_every_part_of_the_subject_counts(tmp_path: Path, part: str) -> None:
     assert store.read(dict(reversed(SUBJECT.items()))) == GOOD
 
 
+def test_all_that_is_held(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new")
+    assert store.held() == []
+    other = {**SUBJECT, "mlx": "9.9"}
+    store.write(SUBJECT, GOOD)
+    store.write(other, REFUSED)
+    (tmp_path / "new" / "damaged.json").write_text("{")
+    (tmp_path / "new" / "note.txt").write_text("not ours")
+    assert sorted(store.held(), key=str) == sorted([(SUBJECT, GOOD), (other, REFUSED)], key=str)
+
+
 @pytest.mark.parametrize("change", ["", "{", "[]", "null", '{"format": 1}', b"\xff\xfe", "[" * 100_000])
 def test_a_damaged_file_is_not_there(tmp_path: Path, change: str | bytes) -> None:
     store = Store(tmp_path)

@@ -34,6 +34,25 @@ def test_a_good_kernel_is_tried_once_on_a_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("mac")
+def test_it_can_be_tried_again(tmp_path: Path) -> None:
+    """Whatever was found before, without a warning; the new verdict is the machine's from then on."""
+    tried = Tried(2.0)
+    verifier = Verifier(Store(tmp_path))
+    assert len(told(lambda: verifier.trusts(tried.trial, 1))) == 1
+    tried.outcome = 0.5
+    assert not verifier.trusts(tried.trial, 1)
+    verdicts = []
+    assert not told(lambda: verdicts.append(verifier.retry(tried.trial, 1)))
+    assert verdicts[0].good and verdicts[0].error == 0.5
+    assert verifier.trusts(tried.trial, 1) and Verifier(Store(tmp_path)).trusts(tried.trial, 1)
+    tried.outcome = 3.0
+    assert verifier.retry(tried.trial, 1).error == 3.0
+    assert not verifier.trusts(tried.trial, 1)
+    assert len(told(lambda: Verifier(Store(tmp_path)).trusts(tried.trial, 1))) == 1
+    assert len(tried.parameters) == 3
+
+
+@pytest.mark.usefixtures("mac")
 @pytest.mark.parametrize("outcomes", [(0.5, 2.0), (0.5, 2.0, 3.0), (2.0, 0.5, 3.0)])
 def test_a_bad_instantiation_after_a_good_one_is_spoken_of(tmp_path: Path, outcomes: tuple[float, ...]) -> None:
     verifier, tried = Verifier(Store(tmp_path)), Tried(0.0)

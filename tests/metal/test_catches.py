@@ -162,3 +162,36 @@ def test_too_many_buffers() -> None:
     inputs: Any = {f"x{i}": mx.arange(64).astype(mx.float32) for i in range(31)}
     with pytest.raises(errors.TooManyBuffersError):
         launch("y[i] = x0[i];", **inputs)
+
+
+LOOPS = {
+    "alone": "while (x[i] >= 0) {} y[i] = x[i];",
+    "with a simd operation": "float v = x[i]; while (simd_any(v >= 0)) v = abs(v); y[i] = v;",
+    "with a barrier": "y[i] = x[i]; while (true) threadgroup_barrier(mem_flags::mem_threadgroup);",
+    "with a function": "float v = x[i]; while (v >= 0) v = abs(precise::sin(v)); y[i] = v;",
+}
+
+
+@pytest.mark.parametrize("instrumented", [False, True])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_that_never_ends(loop: str, instrumented: bool) -> None:
+    with emulator.using(instrumented=instrumented, check_source=False, seconds=0.05):
+        with pytest.raises(errors.TooLongError):
+            launch(LOOPS[loop])
+        launch(FINE)  # the next launch has its own time
+
+
+def halves(source: str) -> mx.array:
+    kernel = emulator.metal_kernel("halves", ["x"], ["y"], "uint i = thread_position_in_grid.x;\n" + source)
+    x = mx.full((64,), 0xA5A5, mx.uint16).view(mx.float16)
+    return kernel(
+        inputs=[x], output_shapes=[(64,)], output_dtypes=[mx.float16], grid=(64, 1, 1), threadgroup=(64, 1, 1)
+    )[0]
+
+
+def test_a_result_that_looks_like_poison_is_a_result() -> None:
+    assert (halves("y[i] = x[i];").view(mx.uint16) == 0xA5A5).all()
+    with pytest.raises(
+        errors.UnwrittenOutputError, match="2 of the 128 bytes of `y` were not written, the first at byte 10"
+    ):
+        halves("if (i != 5) y[i] = x[i];")

@@ -14,7 +14,7 @@ from .errors import (
     TooManyBuffersError,
 )
 from .lexer import Tokens, is_bare_float
-from .translate import Parameter
+from .parameters import Parameter
 
 _NODE = re.compile(r'node: \{ title: "([^"]*)" label: "([^"\\]*)')
 _ALIAS = re.compile(r"^.*:(\w+)\.localalias$")

@@ -111,6 +111,10 @@ class ArithmeticFault(KernelError):
     """An integer division by zero."""
 
 
+class TooLongError(KernelError):
+    """A launch that takes more processor time than `Settings.seconds`: a loop that never ends, mostly."""
+
+
 # In the order of runtime.h.
 BY_CODE: dict[int, type[KernelError]] = {
     1: OutOfBoundsError,
@@ -128,4 +132,5 @@ BY_CODE: dict[int, type[KernelError]] = {
     13: MisalignedError,
     14: ArithmeticFault,
     15: ThreadgroupMemoryError,
+    16: TooLongError,
 }

@@ -13,9 +13,10 @@ import numpy as np
 
 from . import checks, launch, toolchain
 from .errors import CompileError, LaunchError
+from .parameters import entry
 from .report import note
 from .settings import current
-from .translate import entry, translate
+from .translate import translate
 
 
 @dataclass(frozen=True)

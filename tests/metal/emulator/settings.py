@@ -19,6 +19,7 @@ class Settings:
         jitter_seed: chooses among such errors; one seed gives one error for one argument.
         line_bytes: the size of a cache line, for counting.
         check_source: refuse non-ASCII sources, doubles, recursion and mixed address spaces before the first launch.
+        seconds: the processor time that a launch may take; 0 sets no bound.
     """
 
     instrumented: bool = False
@@ -27,6 +28,7 @@ class Settings:
     jitter_seed: int = 0
     line_bytes: int = 64
     check_source: bool = True
+    seconds: float = 120.0
 
 
 _current = [Settings()]

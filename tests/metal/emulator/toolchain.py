@@ -42,6 +42,7 @@ _REPLACED_HEADERS = ("mlx/backend/metal/kernels/bf16_math.h",)
 
 _COMMON = ["-std=c++20", "-w", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-fsigned-char", "-fwrapv"]
 _COMMON += ["-fno-math-errno", "-fvisibility-inlines-hidden"]
+_COMMON += ["-fno-finite-loops"]  # C++ may drop a loop that never ends; a GPU hangs in it
 # What would merge or copy call sites is off where call sites are compared and loads are counted.
 _COUNTED = ["-fno-thread-jumps", "-fno-crossjumping", "-fno-reorder-blocks", "-fno-tree-tail-merge", "-fno-tree-sra"]
 _COUNTED += ["-fno-tree-vectorize", "-fno-ipa-icf", "-fno-store-merging"]
@@ -136,7 +137,9 @@ def _precompiled(mode: str) -> Path:
     folder.mkdir(exist_ok=True)
     header = folder / "shim.h"
     if not header.exists():
-        header.write_text(f'#include "{INCLUDE / "emu" / "metal.h"}"\n')
+        with tempfile.TemporaryDirectory(dir=cache()) as made:  # another process must not see half of it
+            (Path(made) / "shim.h").write_text(f'#include "{INCLUDE / "emu" / "metal.h"}"\n')
+            os.replace(Path(made) / "shim.h", header)
     _build(folder / "shim.h.gch", [compiler(), *MODES[mode], "-x", "c++-header", str(header)], "the shim")
     return header
 

@@ -221,6 +221,7 @@ void finish_checks() {
 }
 
 void access(const void* address, uint32_t size, bool is_write, bool atomic, const void* pc) {
+  check_time(0);
   int index = slot_of(address);
   if (index < 0 || !emu_current) return;
   Slot& slot = slots[index];

@@ -15,12 +15,12 @@ int buffer_count, slot_count;
 namespace {
 
 constexpr size_t kStack = 256 << 10;
-constexpr uint8_t kPoison = 0xA5;
 
 uint8_t* arena;
 size_t stride;  // address space given to each slot: far strays still land in the slot they left
 uint8_t* stacks;
 size_t page;
+uint8_t poison = 0xA5;  // what memory holds that nobody wrote
 uint64_t used_threadgroup_bytes;
 
 size_t rounded(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -80,7 +80,7 @@ bool in_stack_guard(const void* address) {
 void* stack_top(int thread) { return stacks + (thread + 1) * (kStack + page); }
 
 void begin_threadgroup_memory() {
-  for (int i = buffer_count; i < slot_count; i++) memset(first_page(slots[i]), kPoison, slots[i].pages);
+  for (int i = buffer_count; i < slot_count; i++) memset(first_page(slots[i]), poison, slots[i].pages);
 }
 
 uint64_t threadgroup_bytes() { return used_threadgroup_bytes; }
@@ -90,6 +90,8 @@ uint64_t threadgroup_bytes() { return used_threadgroup_bytes; }
 using namespace emu;
 
 extern "C" {
+
+void emu_poison(uint8_t value) { poison = value; }
 
 // A buffer of the next launch, filled with poison; null when there is no room.
 void* emu_buffer(const char* name, int32_t kind, uint64_t size, uint64_t align) {
@@ -101,7 +103,7 @@ void* emu_buffer(const char* name, int32_t kind, uint64_t size, uint64_t align) 
   snprintf(slot.name, sizeof slot.name, "%s", name);
   slot.kind = kind;
   slot.initialised = 0;
-  memset(first_page(slot), kPoison, slot.pages);
+  memset(first_page(slot), poison, slot.pages);
   return slot.data;
 }
 
@@ -116,9 +118,9 @@ void emu_seal(int32_t index, int32_t initialised) {
 int64_t emu_written_before(int32_t index) {
   Slot& slot = slots[index];
   for (uint8_t* at = slot.data - 1; at >= first_page(slot); at--)
-    if (*at != kPoison) return at - slot.data;
+    if (*at != poison) return at - slot.data;
   for (uint8_t* at = slot.data + slot.size; at < first_page(slot) + slot.pages; at++)
-    if (*at != kPoison) return at - slot.data;
+    if (*at != poison) return at - slot.data;
   return 0;
 }
 
@@ -154,7 +156,7 @@ void* emu_threadgroup_variable(ThreadgroupSite* site, uint64_t size, uint64_t al
   snprintf(slot.name, sizeof slot.name, "%s", name);
   slot.kind = kThreadgroup;
   slot.initialised = 0;
-  memset(first_page(slot), kPoison, slot.pages);
+  memset(first_page(slot), poison, slot.pages);
   if (spec->instrumented) make_shadow(slot);
   site->launch = emu_launch_id;
   site->data = slot.data;

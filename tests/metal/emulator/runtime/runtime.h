@@ -1,6 +1,9 @@
 // What the runtime's own files share: fibers, simdgroups, memory and the result of a launch.
 #pragma once
 
+#include <signal.h>
+#include <time.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -32,6 +35,7 @@ enum Error : int32_t {
   kMisaligned,
   kArithmetic,
   kTooManyThreadgroupVariables,
+  kTooLong,
 };
 
 enum SlotKind : int32_t { kInput = 0, kOutput = 1, kThreadgroup = 2 };
@@ -58,6 +62,7 @@ struct LaunchSpec {
   uint32_t line_bytes;
   int32_t jitter_ulps;
   uint32_t jitter_seed;
+  double seconds;  // of processor time; 0 sets no bound
 };
 
 struct BufferCounts {
@@ -97,10 +102,36 @@ bool map_failed();
 // scheduler.cpp
 extern const LaunchSpec* spec;
 extern Result* result;
+extern bool running;  // in a fiber
 [[noreturn]] void fail(Error error, const char* detail = "", int line = 0, int other_line = 0);
 [[noreturn]] void fail_at(Error error, const void* address, int size, bool is_write, int other_thread = 0,
                           const char* detail = "");
 uint32_t random_below(uint32_t n);
+
+// stack_switch.cpp
+extern "C" {
+// Saves the callee-saved registers on the running stack, stores its pointer, and resumes the other one.
+void emu_switch(void** save, void* resume);
+}
+void* first_frame(void* top);
+
+// faults.cpp: signals become errors of the launch for as long as one of these lives.
+class Faults {
+ public:
+  Faults();
+  ~Faults();
+
+ private:
+  static constexpr int numbers[4] = {SIGSEGV, SIGBUS, SIGFPE, SIGVTALRM};
+  struct sigaction before[4];
+  stack_t stack_before;
+  timer_t timer;
+  bool has_timer;
+};
+extern volatile bool out_of_time;
+inline void check_time(int line) {
+  if (__builtin_expect(out_of_time, 0)) fail(kTooLong, "the launch takes too long: a loop may never end", line);
+}
 
 // checks.cpp
 struct Order {  // which accesses of this thread are ordered with those of others

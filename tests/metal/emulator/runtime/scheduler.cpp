@@ -1,6 +1,4 @@
 // Fibers, their order, simd operations, barriers and the launch itself.
-#include <csetjmp>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,101 +10,13 @@ emu::Thread* emu_current;
 uint64_t emu_launch_id;
 int emu_jitter_ulps;
 uint32_t emu_jitter_seed;
-// Saves the callee-saved registers on the running stack, stores its pointer, and resumes the other one.
-void emu_switch(void** save, void* resume);
-void emu_start();
 }
-
-#if defined(__x86_64__)
-asm(R"(
-.text
-.globl emu_switch
-.type emu_switch,@function
-emu_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size emu_switch,.-emu_switch
-.globl emu_start
-.type emu_start,@function
-emu_start:
-  call emu_thread_main
-  ud2
-.size emu_start,.-emu_start
-.section .note.GNU-stack,"",@progbits
-.text
-)");
-static void* first_frame(void* top) {
-  auto** frame = static_cast<void**>(top);
-  frame -= 2;  // keeps the stack on a 16-byte boundary at the call
-  *--frame = reinterpret_cast<void*>(emu_start);
-  for (int i = 0; i < 6; i++) *--frame = nullptr;
-  return frame;
-}
-#elif defined(__aarch64__)
-asm(R"(
-.text
-.globl emu_switch
-.type emu_switch,%function
-emu_switch:
-  sub sp, sp, #160
-  stp x19, x20, [sp]
-  stp x21, x22, [sp, #16]
-  stp x23, x24, [sp, #32]
-  stp x25, x26, [sp, #48]
-  stp x27, x28, [sp, #64]
-  stp x29, x30, [sp, #80]
-  stp d8, d9, [sp, #96]
-  stp d10, d11, [sp, #112]
-  stp d12, d13, [sp, #128]
-  stp d14, d15, [sp, #144]
-  mov x9, sp
-  str x9, [x0]
-  mov sp, x1
-  ldp x19, x20, [sp]
-  ldp x21, x22, [sp, #16]
-  ldp x23, x24, [sp, #32]
-  ldp x25, x26, [sp, #48]
-  ldp x27, x28, [sp, #64]
-  ldp x29, x30, [sp, #80]
-  ldp d8, d9, [sp, #96]
-  ldp d10, d11, [sp, #112]
-  ldp d12, d13, [sp, #128]
-  ldp d14, d15, [sp, #144]
-  add sp, sp, #160
-  ret
-.globl emu_start
-.type emu_start,%function
-emu_start:
-  bl emu_thread_main
-  brk #1
-)");
-static void* first_frame(void* top) {
-  auto** frame = static_cast<void**>(top) - 20;
-  memset(frame, 0, 160);
-  frame[11] = reinterpret_cast<void*>(emu_start);  // x30, where the first switch returns to
-  return frame;
-}
-#else
-#error "the emulator's stack switch is written for x86-64 and aarch64"
-#endif
 
 namespace emu {
 
 const LaunchSpec* spec;
 Result* result;
+bool running;
 
 namespace {
 
@@ -127,7 +37,6 @@ uint32_t ready_simdgroups;
 uint32_t barrier_flags;
 int barrier_line;
 uint64_t random_state;
-bool running;
 
 uint32_t rotated(uint32_t mask, uint32_t from) {  // the first bit at or after `from`, going round
   uint32_t later = from < 32 ? mask & (~0u << from) : 0;
@@ -263,52 +172,6 @@ void run_threadgroup(const uint32_t group[3]) {
   running = false;
 }
 
-void on_signal(int number, siginfo_t* info, void* context) {
-  if (!running) {  // not ours: let it happen again under the default action
-    signal(number, SIG_DFL);
-    return;
-  }
-  bool is_write = false;
-#if defined(__x86_64__)
-  is_write = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_ERR] & 2;
-#else
-  (void)context;
-#endif
-  const void* address = info->si_addr;
-  if (number == SIGFPE) fail(kArithmetic, "integer division by zero");
-  if (in_stack_guard(address)) fail(kStackOverflow, "a thread's stack is full: recursion, or a huge local array");
-  int slot = slot_of(address);
-  if (slot >= 0) {
-    auto* at = static_cast<const uint8_t*>(address);
-    bool inside = at >= slots[slot].data && at < slots[slot].data + slots[slot].size;
-    fail_at(inside ? kReadOnly : kOutOfBounds, address, 0, is_write);
-  }
-  fail_at(kWildAccess, address, 0, is_write);
-}
-
-struct Signals {
-  static constexpr int numbers[3] = {SIGSEGV, SIGBUS, SIGFPE};
-  struct sigaction before[3];
-  stack_t stack_before;
-  alignas(64) static inline char stack[65536];
-
-  Signals() {
-    stack_t ours{};
-    ours.ss_sp = stack;
-    ours.ss_size = sizeof stack;
-    sigaltstack(&ours, &stack_before);
-    struct sigaction action {};
-    action.sa_sigaction = on_signal;
-    // The handler never returns: it resumes the launch on another stack.
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    for (int i = 0; i < 3; i++) sigaction(numbers[i], &action, &before[i]);
-  }
-  ~Signals() {
-    for (int i = 0; i < 3; i++) sigaction(numbers[i], &before[i], nullptr);
-    sigaltstack(&stack_before, nullptr);
-  }
-};
-
 void run_all() {
   uint32_t groups[3];
   uint64_t total = 1;
@@ -355,6 +218,7 @@ void emu_thread_main() {
 
 Meeting emu_meet(uint32_t operation, int line, const void* payload, uint32_t size, Combine combine) {
   const void* pc = __builtin_return_address(0);
+  check_time(line);
   Thread* thread = emu_current;
   Simdgroup& group = simdgroups[thread->simdgroup];
   if (group.finished) fail(kSimdAfterExit, "some lanes of this simdgroup have left", line);
@@ -387,6 +251,7 @@ Meeting emu_meet(uint32_t operation, int line, const void* payload, uint32_t siz
 }
 
 void emu_threadgroup_barrier(uint32_t flags, int line) {
+  check_time(line);
   Thread* thread = emu_current;
   Simdgroup& group = simdgroups[thread->simdgroup];
   if (group.arrived) fail(kSimdDivergent, "a barrier while other lanes wait in a simd operation", line, group.line);
@@ -442,7 +307,7 @@ int emu_launch(const LaunchSpec* launch, Result* out) {
   for (int i = 0; i < buffer_count; i++) arguments[i] = slots[i].data;
   if (launch->instrumented) begin_checks();
   {
-    Signals signals;
+    Faults faults;
     run_all();
   }
   out->threadgroup_memory = threadgroup_bytes();

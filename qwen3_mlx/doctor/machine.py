@@ -1,0 +1,135 @@
+"""What the machine is, as far as results on it depend on that."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from ..kernels import ENVIRONMENT, resolve
+
+#: Packages whose versions a result depends on, or without which a first token fails.
+PACKAGES = ("qwen3-mlx", "mlx", "tokenizers", "jinja2", "numpy")
+#: Memory bandwidth in GB/s, as Apple publishes it, by the name that a chip gives itself. Where one name has two
+#: variants: by the least number of GPU cores of each.
+BANDWIDTH: dict[str, float | dict[int, float]] = {
+    **{f"Apple M1{kind}": limit for kind, limit in (("", 68), (" Pro", 200), (" Max", 400), (" Ultra", 800))},
+    **{f"Apple M2{kind}": limit for kind, limit in (("", 100), (" Pro", 200), (" Max", 400), (" Ultra", 800))},
+    **{f"Apple M3{kind}": limit for kind, limit in (("", 100), (" Pro", 150), (" Ultra", 819))},
+    **{f"Apple M4{kind}": limit for kind, limit in (("", 120), (" Pro", 273))},
+    **{f"Apple M5{kind}": limit for kind, limit in (("", 153), (" Pro", 307))},
+    "Apple M3 Max": {30: 300, 40: 400},
+    "Apple M4 Max": {32: 410, 40: 546},
+    "Apple M5 Max": {32: 460, 40: 614},
+}
+
+
+class Limit(NamedTuple):
+    """GB/s; two numbers where it is not known which variant of a chip this is."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """``gpu_cores``, ``bandwidth``: ``None`` where they are not known. ``working_set``: bytes that Metal recommends to
+    take at most. ``packages``: versions by name, ``None`` for one that cannot be imported."""
+
+    chip: str
+    gpu_cores: int | None
+    metal: bool
+    memory: int
+    working_set: int | None
+    system: str
+    python: str
+    packages: dict[str, str | None]
+    bandwidth: Limit | None
+
+
+def machine() -> Machine:
+    """This one. On a Mac it asks the system for the number of GPU cores, which takes about a second."""
+    metal, info = has_metal(), mx.device_info()
+    chip = str(info.get("device_name", "unknown"))
+    cores = _gpu_cores() if metal else None
+    return Machine(
+        chip=chip,
+        gpu_cores=cores,
+        metal=metal,
+        memory=_memory(),
+        working_set=int(info.get("max_recommended_working_set_size", 0)) or None,
+        system=_system(),
+        python=f"{platform.python_version()} ({platform.machine()})",
+        packages={name: _version(name) for name in PACKAGES},
+        bandwidth=bandwidth(chip, cores) if metal else None,
+    )
+
+
+def has_metal() -> bool:
+    """Whether kernels can run, and be timed, on a GPU."""
+    return mx.metal.is_available()
+
+
+def mode() -> tuple[str, str]:
+    """Which kernels ``auto`` takes here, and why. Raises :class:`InvalidRequest`, :class:`Unavailable` as it would."""
+    chosen = resolve("auto").mode
+    if said := os.environ.get(ENVIRONMENT):
+        return chosen, f"{ENVIRONMENT}={said} says so"
+    if chosen == "metal":
+        return chosen, "MLX has an Apple GPU, and each kernel is checked here before its first use"
+    if has_metal():
+        return chosen, "MLX's default device is not the GPU"
+    return chosen, "MLX finds no Apple GPU, so everything runs on its own operations"
+
+
+def bandwidth(chip: str, gpu_cores: int | None) -> Limit | None:
+    """The memory-bandwidth limit of a chip; ``None`` for one that is not in the table."""
+    known = BANDWIDTH.get(chip)
+    if known is None or isinstance(known, int | float):
+        return None if known is None else Limit(known, known)
+    if gpu_cores is None:
+        return Limit(min(known.values()), max(known.values()))
+    least = max((cores for cores in known if cores <= gpu_cores), default=min(known))
+    return Limit(known[least], known[least])
+
+
+def _gpu_cores() -> int | None:
+    try:
+        asked = ["system_profiler", "SPDisplaysDataType", "-json"]
+        ran = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+        return gpu_cores(json.loads(ran.stdout))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def gpu_cores(displays: Any) -> int | None:
+    """The number of cores out of ``system_profiler``'s answer."""
+    for gpu in displays.get("SPDisplaysDataType", []) if isinstance(displays, dict) else []:
+        if isinstance(gpu, dict) and (found := re.fullmatch(r"\d+", str(gpu.get("sppci_cores", "")))):
+            return int(found[0])
+    return None
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _system() -> str:
+    version = platform.mac_ver()[0]
+    return f"macOS {version}" if version else f"{platform.system()} {platform.release()}"
+
+
+def _version(name: str) -> str | None:
+    """The version of an installed package that really can be imported."""
+    try:
+        __import__(name.replace("-", "_"))
+        return metadata.version(name)
+    except (ImportError, OSError):  # of a library that is not there, or not for this machine
+        return None
