@@ -174,9 +174,10 @@ class _Vocabulary:
 
         source: Any = _Source(table)
         self.tokenizer = LLTokenizer(source, eos_token=sorted(table.eos_ids))
-        banned = {*table.eos_ids, table.control.tool_call_open}
-        size = -(-table.vocab_size // 32) * 4  # whole words of 32 bits
-        self.thought = mask_of([token for token in range(table.vocab_size) if token not in banned], size)
+        thought = (1 << table.vocab_size) - 1
+        for token in {*table.eos_ids, table.control.tool_call_open}:
+            thought &= ~(1 << token) if token is not None else thought
+        self.thought = thought.to_bytes(-(-table.vocab_size // 32) * 4, "little")  # whole words of 32 bits
         self._limits = LLParserLimits(verbose_errors=False)
 
     def matcher(self, grammar: Sequence[Rule]) -> LLMatcher:

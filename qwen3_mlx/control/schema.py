@@ -20,6 +20,8 @@ MAX_SIZE = 1 << 20  # characters
 #: JSON as the chat template and ``json.dumps`` write it. One spelling of what lies between the values leaves the model
 #: nothing to choose there: no endless whitespace, and longer runs of forced tokens.
 SPACING = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+#: Without ``\\u0061``, which would spell the name of a property in a way that no rule for names is asked about.
+PLAIN_ESCAPES = 'nrbtf\\"'
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -49,7 +51,8 @@ def schema_text(schema: Any, param: str) -> str:
             param=param,
         )
     ready = _map(schema, close=not _composed(schema))
-    text = json.dumps({**ready, "x-guidance": SPACING}, ensure_ascii=False)
+    options = {**SPACING, "json_allowed_escapes": PLAIN_ESCAPES} if any(map(_names_rule, _nodes(ready))) else SPACING
+    text = json.dumps({**ready, "x-guidance": options}, ensure_ascii=False)
     if len(text) > MAX_SIZE:
         raise InvalidRequest(f"the schema is longer than {MAX_SIZE:,} characters", param=param)
     return text
@@ -86,6 +89,13 @@ def _nodes(schema: Any) -> Iterator[Mapping[str, Any]]:
         yield schema
         for part in _parts(schema):
             yield from _nodes(part)
+
+
+def _names_rule(node: Mapping[str, Any]) -> bool:
+    """Whether what a property may be depends on its name, and other names are allowed."""
+    if node.get("additionalProperties") is False and not node.get("patternProperties"):
+        return False
+    return bool(node.get("properties") or node.get("patternProperties") or node.get("required"))
 
 
 def _names(value: Any) -> list[str]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from qwen3_mlx.control.budget import EARLY_STOP
 from qwen3_mlx.control.controller import SHORTEST_LEAP, Controller, Force, Stop
+from qwen3_mlx.control.grammar import follow
 from qwen3_mlx.errors import EngineError, InvalidRequest
 from qwen3_mlx.types import Grammar, Request, TextDelta, ThinkingDelta
 
@@ -163,7 +164,9 @@ def test_text_keeps_its_form() -> None:
         assert json.loads(out.text) == text
 
 
-@pytest.mark.parametrize("pattern", [r"a/b", r"a\/b", "a\nb", "a\\\nb", r"[/]\d", r"^\d{3}$", r"é+|名?", r"\\/", ""])
+@pytest.mark.parametrize(
+    "pattern", [r"a/b", r"a\/b", "a\nb", "a\\\nb", r"[/]\d", r"^\d{3}$", r"é+|名?", r"a#b//c", r"\\/", ""]
+)
 def test_regular_expressions(pattern: str) -> None:
     for seed in range(8):
         out = play(regex(pattern), draw(seed), vocabulary)
@@ -186,6 +189,47 @@ def test_an_object_has_the_properties_it_lists_and_no_others_unless_it_says_so()
     )
     parts = {"allOf": [schema, {"type": "object", "properties": {"b": {"type": "null"}}, "required": ["b"]}]}
     assert set(json.loads(play(json_request(parts), script('{"a": null, "b": null}'), vocabulary).text)) == {"a", "b"}
+
+
+def accepts(req: Request, text: str) -> bool:
+    follower = follow(req, vocabulary)
+    try:
+        for token in text.encode():
+            follower.accept(token)
+        return EOS in allowed(follower.mask(), vocabulary)
+    except EngineError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "string"}},
+        {
+            "type": "object",
+            "patternProperties": {"^a$": {"type": "integer"}},
+            "additionalProperties": {"type": "string"},
+        },
+    ],
+)
+def test_a_rule_for_a_name_holds_however_the_name_is_spelled(schema: dict[str, Any]) -> None:
+    for text, valid in (
+        ('{"a": 1}', True),
+        ('{"b": "x"}', True),
+        ('{"a": "x"}', False),
+        ('{"b": "x", "a": "x"}', False),
+        ('{"\\u0061": "x"}', False),
+    ):
+        assert accepts(json_request(schema), text) == valid, text
+
+
+def test_json_is_what_json_readers_read() -> None:
+    for text in ('"\\ud800"', '"\n"', '"a', '"a" ', ' "a"'):
+        assert not accepts(json_request({"type": "string"}), text), text
+    for text in ('"\\n\\u0001"', '"名"', '""'):
+        assert accepts(json_request({"type": "string"}), text), text
+    for text in ("01", "1.", "+1", "NaN", "0x1", ".5"):
+        assert not accepts(json_request({"type": "number"}), text), text
 
 
 # -- thoughts ----------------------------------------------------------------------------------------------------------
