@@ -267,6 +267,16 @@ def test_a_generation_loads_nothing_slow() -> None:
     assert not modules_after(code) & SLOW
 
 
+def test_a_grammar_loads_its_parser_and_nothing_else_slow() -> None:
+    code = (
+        "from qwen3_mlx import Grammar, Qwen3\n"
+        "q = Qwen3.load('demo')\n"
+        "assert q.generate('hi', thinking=False, schema=Grammar.choice('a', 'b')).content in 'ab'\n"
+        "q.close()"
+    )
+    assert modules_after(code) & SLOW == {"llguidance"}
+
+
 def test_the_command_answers_without_anything_slow() -> None:
     code = (
         "import io, sys\n"

@@ -7,6 +7,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -99,12 +100,33 @@ def test_the_answer_is_valid_and_the_thought_is_free(q: Qwen3, thinking: bool, t
                 assert completion.reasoning_content == free.reasoning_content
 
 
+@pytest.mark.parametrize("thinking", [True, False])
+def test_tokens_that_are_leapt_over_count_like_drawn_ones(q: Qwen3, thinking: bool) -> None:
+    """With log-probabilities each is drawn. Penalties and random numbers of those behind are the same."""
+    for seed in range(6):
+        params = SamplingParams(**HOT, seed=seed, presence_penalty=0.4, repetition_penalty=1.1, max_tokens=300)
+        leaping = q.generate(QUESTION, thinking, schema=PERSON, params=params)
+        drawn = q.generate(QUESTION, thinking, schema=PERSON, params=replace(params, logprobs=0))
+        assert (leaping.reasoning_content, leaping.content) == (drawn.reasoning_content, drawn.content)
+        assert leaping.usage.completion_tokens == drawn.usage.completion_tokens
+
+
 def test_a_budget_ends_the_thought(q: Qwen3) -> None:
     for budget in (0, 5):
         completion = q.generate(QUESTION, True, budget, schema=PERSON, params=SamplingParams(seed=1, max_tokens=100))
         check(completion, PERSON)
         assert completion.usage.budget_exhausted
     check(q.extend(completion), PERSON)
+
+
+def test_a_thought_is_closed_beside_a_grammar_as_it_is_alone(q: Qwen3) -> None:
+    for seed in range(4):
+        params = SamplingParams(**HOT, seed=seed, presence_penalty=0.4, max_tokens=40)
+        alone = q.generate(QUESTION, True, 7, params=params)
+        beside = [q.stream(QUESTION, schema=PERSON, params=SamplingParams(seed=n, max_tokens=99)) for n in range(3)]
+        together = q.generate(QUESTION, True, 7, params=params)
+        assert (together.reasoning_content, together.content) == (alone.reasoning_content, alone.content)
+        assert all(isinstance(list(stream)[-1], Finished) for stream in beside)
 
 
 def test_a_pydantic_model_is_a_schema(demo: Qwen3) -> None:
