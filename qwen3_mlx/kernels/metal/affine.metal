@@ -48,14 +48,22 @@ METAL_FUNC float qwen3_load(const device T* from, thread float* x) {
   return sum;
 }
 
-// The i-th four codes of a lane's packed words; of 4 bits they stay where they are, see qwen3_load.
+// The i-th four codes of a lane's packed words, into q; those of 4 bits stay where they are, see qwen3_load.
 template <int BITS>
-METAL_FUNC float4 qwen3_codes(const thread uint* words, int i) {
+METAL_FUNC void qwen3_codes(const thread uint* words, int i, thread float* q) {
   if (BITS == 8) {
-    return float4(as_type<uchar4>(words[i]));
+    uchar4 bytes = as_type<uchar4>(words[i]);
+    q[0] = float(bytes.x);
+    q[1] = float(bytes.y);
+    q[2] = float(bytes.z);
+    q[3] = float(bytes.w);
+  } else {
+    uint low16 = words[i / 2] >> (16 * (i & 1));
+    q[0] = float(low16 & 0x000fu);
+    q[1] = float(low16 & 0x00f0u);
+    q[2] = float(low16 & 0x0f00u);
+    q[3] = float(low16 & 0xf000u);
   }
-  uint low16 = words[i / 2] >> (16 * (i & 1));
-  return float4(float(low16 & 0x000fu), float(low16 & 0x00f0u), float(low16 & 0x0f00u), float(low16 & 0xf000u));
 }
 
 // sums[n] = sum(q_k x[n][k]) over the V values packed at row, for N times V activations; one load.
@@ -84,14 +92,15 @@ METAL_FUNC void qwen3_dots(const device uchar* row, const thread float* x, threa
   }
 #pragma clang loop unroll(full)
   for (int i = 0; i < V / 4; i++) {
-    float4 q = qwen3_codes<BITS>(words, i);
+    float q[4];
+    qwen3_codes<BITS>(words, i, q);
 #pragma clang loop unroll(full)
     for (int n = 0; n < N; n++) {
       const thread float* at = x + n * V + 4 * i;
-      float sum = q.x * at[0];
-      sum = fma(q.y, at[1], sum);
-      sum = fma(q.z, at[2], sum);
-      sums[n] += fma(q.w, at[3], sum);
+      float sum = q[0] * at[0];
+      sum = fma(q[1], at[1], sum);
+      sum = fma(q[2], at[2], sum);
+      sums[n] += fma(q[3], at[3], sum);
     }
   }
 }

@@ -5,7 +5,7 @@
 template <typename T, int DIMS, int GROUP, int BITS, int V, int R, int N>
 METAL_FUNC void qwen3_tokens(
     const device T* x,
-    const thread ulong* at,
+    const thread uint* at,
     const device uchar* packed,
     const device T* scales,
     const device T* biases,
@@ -41,12 +41,13 @@ METAL_FUNC void qwen3_tokens(
   }
 }
 
-// The same for as many tokens as there are, up to 4: code for each number, so that no token is computed in vain.
-template <typename T, int DIMS, int GROUP, int BITS, int V, int R>
-METAL_FUNC void qwen3_up_to_4(
+// The same for as many tokens as there are, up to MOST (3 or more): code for each number, so that no token is computed in
+// vain.
+template <typename T, int DIMS, int GROUP, int BITS, int V, int R, int MOST>
+METAL_FUNC void qwen3_some_tokens(
     uint tokens,
     const device T* x,
-    const thread ulong* at,
+    const thread uint* at,
     const device uchar* packed,
     const device T* scales,
     const device T* biases,
@@ -64,6 +65,6 @@ METAL_FUNC void qwen3_up_to_4(
       qwen3_tokens<T, DIMS, GROUP, BITS, V, R, 3>(x, at, packed, scales, biases, apart, lane, sums);
       break;
     default:
-      qwen3_tokens<T, DIMS, GROUP, BITS, V, R, 4>(x, at, packed, scales, biases, apart, lane, sums);
+      qwen3_tokens<T, DIMS, GROUP, BITS, V, R, MOST>(x, at, packed, scales, biases, apart, lane, sums);
   }
 }

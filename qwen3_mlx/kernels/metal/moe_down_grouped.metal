@@ -18,14 +18,14 @@ uint end = starts[expert + 1];
 for (uint i = starts[expert]; i < end; i += tokens_at_once) {
   uint tokens = min(tokens_at_once, end - i);
   uint pairs[tokens_at_once];
-  ulong at[tokens_at_once];
+  uint at[tokens_at_once];
 #pragma clang loop unroll(full)
   for (uint n = 0; n < tokens_at_once; n++) {
     pairs[n] = order[min(i + n, end - 1)];
-    at[n] = ulong(pairs[n]) * DIMS;
+    at[n] = pairs[n] * DIMS;
   }
   float sums[tokens_at_once * rows_at_once];
-  qwen3_up_to_4<T, DIMS, GROUP, BITS, V, rows_at_once>(
+  qwen3_some_tokens<T, DIMS, GROUP, BITS, V, rows_at_once, tokens_at_once>(
       tokens, inner, at, packed, scales + groups, biases + groups, rows_at_once / 2, lane, sums);
 #pragma clang loop unroll(full)
   for (uint n = 0; n < tokens_at_once; n++) {
