@@ -14,7 +14,7 @@ import qwen3_mlx
 from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.convert import convert
 from qwen3_mlx.kernels.attention_trials import ATTENTION, NORM_ROPE, PACK, TABLE
-from qwen3_mlx.kernels.moe_trials import DOWN, GATE_UP, ROUTER
+from qwen3_mlx.kernels.moe_trials import DOWN, GATE_UP, GROUPED_DOWN, GROUPED_GATE_UP, ROUTER, UNSORT_SUM
 from qwen3_mlx.kernels.verify import Trial
 
 pytestmark = [
@@ -30,10 +30,14 @@ def cases() -> Iterator[tuple[Trial, tuple[Any, ...]]]:
     for few in (True, False):
         yield TABLE, (64, few)
     for dtype in (BF16, F16):
+        for hidden in (2048, 4096):
+            yield UNSORT_SUM, (dtype, hidden, 8)
         for bits in (4, 8):
             for hidden, inner in ((2048, 768), (4096, 1536)):
                 yield GATE_UP, (dtype, hidden, inner, 8, bits, 64, False)
                 yield DOWN, (dtype, hidden, inner, 8, bits, 64, False)
+                yield GROUPED_GATE_UP, (dtype, hidden, inner, 8, bits, 64)
+                yield GROUPED_DOWN, (dtype, hidden, inner, 8, bits, 64)
             for q_heads, kv_heads in HEADS:
                 yield PACK, (dtype, q_heads, kv_heads, 128, bits, 64)
                 for split in (False, True):
