@@ -70,18 +70,36 @@ def test_launches_by_the_number_of_tokens(demo: tuple[Model, Any]) -> None:
         assert logits(demo, tokens, held)[1] == ["qwen3_norm_rope_table", *layer * LAYERS], held
 
 
+# A token whose experts are nearly tied weighs more than all rounding: so several.
+TEXTS = [
+    b"How many letters have these words?",
+    b"How many e are in nevertheless?",
+    b"The quick brown fox jumps over it.",
+    b"What is seven plus twelve, please?",
+    b"Write the alphabet in reverse now.",
+    b"Which word is the longest of them?",
+    b"Sort these letters: q w e r t y u i",
+    b"Count the vowels in strawberry now!",
+]
+
+
 def test_logits_are_as_near_to_float32_as_those_of_stock(
     demo: tuple[Model, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens = list(b"How many letters have these words?")
-    exact, _ = logits(load_model(DEMO_MOE, bits=4, kernels="reference"), tokens, 26)
-    ours, _ = logits(demo, tokens, 26)
+    exact = load_model(DEMO_MOE, bits=4, kernels="reference")
     stock_only(monkeypatch)
-    theirs, launched = logits(load_model(DEMO_MOE, bits=4, kernels="emulate"), tokens, 26)
-    assert not launched
-    our_error, their_error = (float(mx.mean(mx.square(held - exact))) ** 0.5 for held in (ours, theirs))
-    print(f"root mean square error of logits: kernels {our_error:.4f}, stock {their_error:.4f}")
-    assert our_error <= 1.5 * their_error  # a token whose experts are nearly tied weighs more than all rounding
+    stock = load_model(DEMO_MOE, bits=4, kernels="emulate")
+    errors = []
+    for text in TEXTS:
+        tokens = list(text)
+        (want, _), (ours, _), (theirs, launched) = (
+            logits(model, tokens, len(tokens) - 8) for model in (exact, demo, stock)
+        )
+        assert not launched
+        errors.append([float(mx.mean(mx.square(held - want))) for held in (ours, theirs)])
+    our_error, their_error = (float(sum(of)) ** 0.5 for of in zip(*errors, strict=True))
+    print(f"error of logits: kernels {our_error:.4f}, stock {their_error:.4f}")
+    assert our_error <= 1.25 * their_error
 
 
 # -- the trials --------------------------------------------------------------------------------------------------------

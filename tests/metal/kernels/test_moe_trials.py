@@ -42,24 +42,24 @@ ROW = ("uint pair = token * TOP_K", "uint pair = (token & 1) * TOP_K")
 ROW_OF_X = ("uint token = pair / TOP_K", "uint token = (pair / TOP_K) & 1")
 NO_NAN = ("nan_seen ? NAN : shares[k] / total", "shares[k] / total")
 NAN_OF_A_LANE = ("nan_seen = simd_any(nan_seen)", "nan_seen = nan_seen")
-A_TOKEN_LESS = ("n < tokens", "n + 1 < max(tokens, 2u)")
-ONE_TOKEN = ("order[min(i + n, end - 1)]", "order[i]")
+EXPERT = ("ulong start = ulong(expert)", "ulong start = ulong(expert & 1)")
+A_SUM = ("fma(scale, dots[n]", "fma(scale, dots[0]")
+A_TOKEN = ("at[n] = pairs[n]", "at[n] = pairs[0]")
 WRONG = [
     *((GATE_UP, given, *PAIR) for given in EXPERTS),
     *((GATE_UP, given, *ROW_OF_X) for given in (EXPERTS[0], EXPERTS[4])),
     *((DOWN, given, *PAIR) for given in EXPERTS),
     *((DOWN, given, *ROW) for given in (EXPERTS[0], EXPERTS[4])),
-    *((trial, GROUPED[0], *wrong) for trial in (GROUPED_GATE_UP, GROUPED_DOWN) for wrong in (A_TOKEN_LESS, ONE_TOKEN)),
-    *((GROUPED_GATE_UP, given, "order[min", "order[i + n] % 2 + 0 * order[min") for given in GROUPED[:2]),
-    (
-        GROUPED_GATE_UP,
-        GROUPED[0],
-        "qwen3_tokens<T, DIMS, GROUP, BITS, V, R, 2>",
-        "qwen3_tokens<T, DIMS, GROUP, BITS, V, R, 1>",
-    ),
+    *((trial, given, *EXPERT) for trial in (GROUPED_GATE_UP, GROUPED_DOWN) for given in GROUPED),
+    *((trial, GROUPED[0], *A_SUM) for trial in (GROUPED_GATE_UP, GROUPED_DOWN)),
+    *((trial, GROUPED[2], *A_TOKEN) for trial in (GROUPED_GATE_UP, GROUPED_DOWN)),
     (GROUPED_DOWN, GROUPED[1], "share * sum", "sum"),
     *((UNSORT_SUM, given, "ulong(places[pair])", "ulong(pair)") for given in UNSORTED),
     (UNSORT_SUM, UNSORTED[0], "weights[pair]", "weights[row]"),
+    *(
+        (GROUPED_GATE_UP, given, "sums[(n * 2 + 1) * rows_at_once + r]", "sums[n * 2 * rows_at_once + r]")
+        for given in GROUPED
+    ),
     *((ROUTER, given, *NO_NAN) for given in ROUTERS[:3]),
     (ROUTER, ROUTERS[0], *NAN_OF_A_LANE),
 ]
