@@ -8,6 +8,8 @@ import platform
 
 import mlx.core as mx
 
+from .reference import SORT_FROM
+
 # The first generation of GPUs that has them, and of those of phones (https://github.com/ml-explore/mlx, device.cpp).
 _GENERATION, _PHONE = 17, 18
 _MACOS = (26, 2)
@@ -32,5 +34,5 @@ def _here() -> bool:
 
 
 def takes(pairs: int, experts: int) -> bool:
-    """Whether MLX has these accelerators multiply ``pairs`` of a token and one of so many experts, sorted by expert."""
-    return pairs // experts >= _PAIRS and _here()
+    """Whether MLX has these accelerators multiply ``pairs`` of a token and one of so many experts."""
+    return pairs >= max(SORT_FROM, _PAIRS * experts) and _here()

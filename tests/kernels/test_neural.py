@@ -34,6 +34,8 @@ def test_it_takes_as_many_pairs_as_mlx_reads_an_experts_weights_for(
     monkeypatch.setattr(neural, "_here", lambda: here)
     assert not neural.takes(511, 128)  # 30B-A3B up to 63 tokens
     assert neural.takes(512, 128) == here
+    assert not neural.takes(63, 8)  # pairs that are not sorted
+    assert neural.takes(64, 8) == here
 
 
 @pytest.mark.skipif(mx.metal.is_available(), reason="needs a machine without Metal")
