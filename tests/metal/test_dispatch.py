@@ -76,10 +76,6 @@ TEXTS = [
     b"How many e are in nevertheless?",
     b"The quick brown fox jumps over it.",
     b"What is seven plus twelve, please?",
-    b"Write the alphabet in reverse now.",
-    b"Which word is the longest of them?",
-    b"Sort these letters: q w e r t y u i",
-    b"Count the vowels in strawberry now!",
 ]
 
 

@@ -50,16 +50,13 @@ WRONG = [
     *((GATE_UP, given, *ROW_OF_X) for given in (EXPERTS[0], EXPERTS[4])),
     *((DOWN, given, *PAIR) for given in EXPERTS),
     *((DOWN, given, *ROW) for given in (EXPERTS[0], EXPERTS[4])),
-    *((trial, given, *EXPERT) for trial in (GROUPED_GATE_UP, GROUPED_DOWN) for given in GROUPED),
+    *((trial, GROUPED[1], *EXPERT) for trial in (GROUPED_GATE_UP, GROUPED_DOWN)),
     *((trial, GROUPED[0], *A_SUM) for trial in (GROUPED_GATE_UP, GROUPED_DOWN)),
     *((trial, GROUPED[2], *A_TOKEN) for trial in (GROUPED_GATE_UP, GROUPED_DOWN)),
     (GROUPED_DOWN, GROUPED[1], "share * sum", "sum"),
     *((UNSORT_SUM, given, "ulong(places[pair])", "ulong(pair)") for given in UNSORTED),
     (UNSORT_SUM, UNSORTED[0], "weights[pair]", "weights[row]"),
-    *(
-        (GROUPED_GATE_UP, given, "sums[(n * 2 + 1) * rows_at_once + r]", "sums[n * 2 * rows_at_once + r]")
-        for given in GROUPED
-    ),
+    (GROUPED_GATE_UP, GROUPED[0], "sums[(n * 2 + 1) * rows_at_once + r]", "sums[n * 2 * rows_at_once + r]"),
     *((ROUTER, given, *NO_NAN) for given in ROUTERS[:3]),
     (ROUTER, ROUTERS[0], *NAN_OF_A_LANE),
 ]
