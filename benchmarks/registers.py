@@ -174,9 +174,9 @@ def _experts(every: bool) -> Iterator[tuple[str, str, Callable[[], object]]]:
         x, inner = mx.zeros((1, hidden), dtype), mx.zeros((1, top_k, hidden), dtype)
         if top_k == 8:
             up = functools.partial(experts.gate_up_swiglu, x, chosen, stack(256, hidden))
-            yield "moe_gate_up", f"{experts._values(hidden, 16)} values a lane", up
+            yield "moe_gate_up", f"{experts.values(hidden, 16)} values a lane", up
         down = functools.partial(experts.down_sum, inner, chosen, shares, stack(128, hidden))
-        yield "moe_down", f"{experts._values(hidden, 8)} values a lane, {top_k} experts", down
+        yield "moe_down", f"{experts.values(hidden, 8)} values a lane, {top_k} experts", down
 
 
 def _others(every: bool) -> Iterator[tuple[str, str, Callable[[], object]]]:
