@@ -131,6 +131,7 @@ def main() -> None:
             p99 = statistics.quantiles(values, n=100)[98]
             median, most = statistics.median(values), max(values)
             print(f"  {name:28} {kind:14} median {median:7.3f}   p99 {p99:7.3f}   max {most:7.3f}")
+    print(f"  masks of more than 1.5 ms on a core: {sum(core > 1.5 for _, core in masks)} of {len(masks)}")
     print(f"  {machine()}")
 
 
