@@ -1,6 +1,6 @@
 """Launches per decoded token on a GPU, counted from the graph, against mlx-lm. Counts, not timings.
 
-    python -m benchmarks.dispatches [--nodes]
+    python -m benchmarks.dispatches [--nodes] [--tokens 1]
 
 MLX launches one kernel (sometimes two) for each node of a graph that is not a view. The graph of one decode step is
 exported with every operation that a GPU has a kernel for as a single node, on both sides; models have the released
@@ -81,25 +81,28 @@ def traceable() -> Iterator[None]:
         yield
 
 
-def count(name: str, kv_bits: int | None) -> dict[str, Counter[str]]:
-    """The launches of a decode step: with our kernels, with stock operations alone, and of mlx-lm."""
-    source, token = MODELS[name], mx.array([[1]])
+def count(name: str, kv_bits: int | None, tokens: int = 1) -> dict[str, Counter[str]]:
+    """The launches of a pass over so many tokens: with our kernels, with stock operations alone, and of mlx-lm."""
+    source, new = MODELS[name], mx.ones((1, tokens), mx.int32)
     config, stock = ModelConfig.from_dict(source), on_stock("emulate")
     sides = {
         "qwen3-mlx": ours(config, on_metal(stock, lambda *_: True), True, POSITION, kv_bits, mx.bfloat16),
         "stock": ours(config, stock, True, POSITION, kv_bits, mx.bfloat16),
         "mlx-lm": peer(source, config, True, POSITION, kv_bits, mx.bfloat16),
     }
-    return {side: launches(step.graph, token) for side, step in sides.items()}
+    return {side: launches(step.graph, new) for side, step in sides.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", action="store_true", help="list the launches by kind")
+    parser.add_argument(
+        "--tokens", type=int, default=1, help="tokens of the pass; more than one with a bf16 cache only"
+    )
     args = parser.parse_args()
     for name in MODELS:
-        for bits in (None, 8):
-            sides = count(name, bits)
+        for bits in (None, 8) if args.tokens == 1 else (None,):
+            sides = count(name, bits, args.tokens)
             title = f"{name}, {'bf16' if bits is None else f'{bits}-bit'} cache"
             totals = {side: nodes.total() for side, nodes in sides.items()}
             print(f"{title:22}" + "".join(f"{side:>12} {total:5}" for side, total in totals.items()), end="")

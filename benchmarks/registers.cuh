@@ -56,9 +56,14 @@ struct vec<T, 3> {
 template <typename T>
 struct alignas(4 * sizeof(T)) vec<T, 4> {
   T x, y, z, w;
+  vec() = default;
+  METAL_FUNC vec(T a) : x(a), y(a), z(a), w(a) {}
+  METAL_FUNC vec(T a, T b, T c, T d) : x(a), y(b), z(c), w(d) {}
+  METAL_FUNC vec(vec<T, 2> a, vec<T, 2> b) : x(a.x), y(a.y), z(b.x), w(b.y) {}
   METAL_FUNC T operator[](int i) const { return i < 2 ? (i ? y : x) : (i == 2 ? z : w); }
 };
 typedef vec<float, 2> float2;
+typedef vec<float, 4> float4;
 typedef vec<half, 2> half2;
 typedef vec<uint, 2> uint2;
 typedef vec<uint, 3> uint3;
@@ -79,6 +84,9 @@ METAL_FUNC float max(float x, float y) { return fmaxf(x, y); }
 METAL_FUNC uint min(uint x, uint y) { return x < y ? x : y; }
 METAL_FUNC uint max(uint x, uint y) { return x > y ? x : y; }
 METAL_FUNC float fma(float x, float y, float z) { return fmaf(x, y, z); }
+METAL_FUNC float4 fma(float4 x, float4 y, float4 z) {
+  return float4(fmaf(x.x, y.x, z.x), fmaf(x.y, y.y, z.y), fmaf(x.z, y.z, z.z), fmaf(x.w, y.w, z.w));
+}
 METAL_FUNC float rint(float x) { return rintf(x); }
 METAL_FUNC float clamp(float x, float low, float high) { return fminf(fmaxf(x, low), high); }
 

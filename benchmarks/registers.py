@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from qwen3_mlx.kernels import decode_attention, experts, norm_rope, router
+from qwen3_mlx.kernels import decode_attention, experts, grouped_experts, norm_rope, router, unsort_sum
 from qwen3_mlx.kernels.packed_rows import words
 from qwen3_mlx.kernels.reference import Packed, norms
 from tests.metal.sources import recorded
@@ -174,9 +174,31 @@ def _experts(every: bool) -> Iterator[tuple[str, str, Callable[[], object]]]:
         x, inner = mx.zeros((1, hidden), dtype), mx.zeros((1, top_k, hidden), dtype)
         if top_k == 8:
             up = functools.partial(experts.gate_up_swiglu, x, chosen, stack(256, hidden))
-            yield "moe_gate_up", f"{experts._values(hidden, 16)} values a lane", up
+            yield "moe_gate_up", f"{experts.values(hidden, 16)} values a lane", up
         down = functools.partial(experts.down_sum, inner, chosen, shares, stack(128, hidden))
-        yield "moe_down", f"{experts._values(hidden, 8)} values a lane, {top_k} experts", down
+        yield "moe_down", f"{experts.values(hidden, 8)} values a lane, {top_k} experts", down
+
+
+def _grouped(every: bool) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    groups = grouped_experts.Groups(mx.zeros((72,), mx.uint32), mx.zeros((9,), mx.uint32))
+    yield "moe_groups", "all", functools.partial(grouped_experts.group, mx.zeros((9, 8), mx.uint32), 8)
+    for hidden, bits, group, dtype in itertools.product((2048, 768), (4, 8), (64, 32, 128), DTYPES):
+        if not every and (group, dtype) != (64, mx.bfloat16):
+            continue
+        values = functools.partial(experts.values, hidden)
+
+        def stack(out: int, dims: int, bits: int = bits, group: int = group, dtype: mx.Dtype = dtype) -> Packed:
+            ends = mx.zeros((8, out, dims // group), dtype)
+            return Packed(mx.zeros((8, out, dims * bits // 32), mx.uint32), ends, ends, bits, group)
+
+        x, inner = mx.zeros((9, hidden), dtype), mx.zeros((9, 8, hidden), dtype)
+        up = functools.partial(grouped_experts.gate_up_swiglu, x, groups, 8, stack(256, hidden))
+        yield "moe_gate_up_grouped", f"{values(16)} values a lane", up
+        down = functools.partial(grouped_experts.down_sum, inner, groups, mx.zeros((9, 8)), stack(128, hidden))
+        yield "moe_down_grouped", f"{values(8)} values a lane", down
+    for dtype in DTYPES if every else DTYPES[:1]:
+        y, order = mx.zeros((72, 2048), dtype), mx.zeros((72,), mx.uint32)
+        yield "moe_unsort_sum", "all", functools.partial(unsort_sum.unsort_sum, y, order, mx.zeros((9, 8)))
 
 
 def _others(every: bool) -> Iterator[tuple[str, str, Callable[[], object]]]:
@@ -202,7 +224,7 @@ def _others(every: bool) -> Iterator[tuple[str, str, Callable[[], object]]]:
 def instances(every: bool) -> list[Instance]:
     """The instantiations of all kernels, each once."""
     found: dict[str, Instance] = {}
-    for kernel, about, run in itertools.chain(_others(every), _experts(every), _attention(every)):
+    for kernel, about, run in itertools.chain(_others(every), _experts(every), _grouped(every), _attention(every)):
         for source in recorded(run):
             name = source.kernel.removeprefix("qwen3_")
             found.setdefault(source.text, Instance(name, about if name == kernel else "all", source.text))

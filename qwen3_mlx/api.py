@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import costs, hub
 from .config import ModelConfig
 from .control.collect import collect
+from .control.wish import Schema, ToolChoice, grammar_of, offered_tools, with_calls
 from .engine.engine import PREFILL_CHUNK, STALL, Engine, LocalEngine
 from .engine.memory import Memory
 from .engine.pace import Pace
@@ -198,15 +199,32 @@ class Qwen3:
         thinking: bool = True,
         thinking_budget: int | None = None,
         tools: Tools | None = None,
+        schema: Schema | None = None,
         params: SamplingParams | None = None,
+        *,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
     ) -> EventStream:
         """Events as they are generated, the last one ``Finished``. Closing the stream stops the generation.
 
         ``thinking_budget`` bounds the thought, in tokens: when it is spent, an early-stop sentence is put in the
-        model's mouth and the answer follows. Raises ``InvalidRequest`` for what cannot be served, before anything runs.
+        model's mouth and the answer follows.
+
+        ``schema`` says what the answer behind the thought has to be: JSON that is valid under a JSON schema (a dict) or
+        for a pydantic model, or a ``Grammar``; with ``tools``, calls may come instead. An object has the properties
+        that are listed and no others, unless its ``additionalProperties`` says so. ``max_tokens`` may cut the answer
+        off: ``finish_reason`` is ``length`` then.
+
+        ``tool_choice`` is ``auto``, ``none`` (as if there were no tools), ``required`` or a function's name as
+        ``{"type": "function", "function": {"name": ...}}``; the last two make calls whose arguments are valid under the
+        function's parameters. Without ``parallel_tool_calls`` an answer ends with its first call, as with a named one.
+
+        Raises ``InvalidRequest`` for what cannot be served, before anything runs.
         """
-        request = self._request(messages, thinking, thinking_budget, tools, params)
-        return EventStream(self._engine, request, self._then(messages, thinking, tools))
+        offered = offered_tools(tools, tool_choice)
+        request = self._request(messages, thinking, thinking_budget, offered, schema, params)
+        request = with_calls(request, tool_choice, parallel_tool_calls)
+        return EventStream(self._engine, request, self._then(messages, thinking, offered))
 
     def generate(
         self,
@@ -214,10 +232,23 @@ class Qwen3:
         thinking: bool = True,
         thinking_budget: int | None = None,
         tools: Tools | None = None,
+        schema: Schema | None = None,
         params: SamplingParams | None = None,
+        *,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
     ) -> Completion:
         """The whole answer at once: ``stream`` collected."""
-        with self.stream(messages, thinking, thinking_budget, tools, params) as events:
+        with self.stream(
+            messages,
+            thinking,
+            thinking_budget,
+            tools,
+            schema,
+            params,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+        ) as events:
             return collect(events)
 
     def extend(self, completion: Completion, thinking_budget: int | None = None) -> Completion:
@@ -246,11 +277,17 @@ class Qwen3:
         thinking: bool = True,
         thinking_budget: int | None = None,
         tools: Tools | None = None,
+        schema: Schema | None = None,
         params: SamplingParams | None = None,
+        *,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
     ) -> AsyncIterator[Event]:
         """``stream`` for asyncio: ``async for event in q.astream(...)``."""
-        request = self._request(messages, thinking, thinking_budget, tools, params)
-        return astream(self._engine, request, self._then(messages, thinking, tools))
+        offered = offered_tools(tools, tool_choice)
+        request = self._request(messages, thinking, thinking_budget, offered, schema, params)
+        request = with_calls(request, tool_choice, parallel_tool_calls)
+        return astream(self._engine, request, self._then(messages, thinking, offered))
 
     def stream_raw(self, prompt: str, params: SamplingParams | None = None) -> EventStream:
         """Continue a text as it is: no template, no thinking, no tools; control tokens in it are control."""
@@ -279,6 +316,7 @@ class Qwen3:
         thinking: bool,
         thinking_budget: int | None,
         tools: Tools | None,
+        schema: Schema | None,
         params: SamplingParams | None,
     ) -> Request:
         if thinking_budget is not None and (type(thinking_budget) is not int or thinking_budget < 0):
@@ -293,6 +331,7 @@ class Qwen3:
             in_thinking=ends_in_thinking(prompt, self.tokenizer),
             thinking_budget=thinking_budget,
             tools=tuple(tools or ()),
+            grammar=grammar_of(schema),
         )
 
     def _then(self, messages: Messages, thinking: bool, tools: Tools | None) -> Then | None:

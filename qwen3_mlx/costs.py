@@ -154,12 +154,12 @@ class Footprint:
     def forward(self, rows: int, length: int, context: int) -> int:
         """Working memory of one pass over ``length`` tokens of each row, at a total of ``context``, and of a draw.
 
-        A layer's widest moments are its projections and their norms and rotations, 8.5 times queries, keys and values
+        A layer's widest moments are its projections and their norms and rotations, ten times queries, keys and values
         (counted from peaks), or the MLP's, 7 times its inner width (of every chosen expert); and its attention. Both
         are added: MLX runs ahead of what it frees.
         """
         config, tokens = self.config, rows * length
-        widest = 17 * (config.q_size + 2 * config.kv_size) // 2
+        widest = 10 * (config.q_size + 2 * config.kv_size)
         if moe_layers(config) < config.num_hidden_layers:
             widest = max(widest, 7 * config.intermediate_size)
         if moe_layers(config):

@@ -29,6 +29,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from .masks import masked
 from .types import SamplingParams, TokenLogprob
 
 _LANES = 32  # rows that go through exp() are multiples of this: vector lanes then fall alike in every batch
@@ -176,10 +177,18 @@ class Sampler:
             counts = counts.at[mx.array([row] * len(tokens)), mx.array(list(tokens))].add(1.0)
         return replace(state, positions=tuple(positions), counts=counts)
 
-    def __call__(self, logits: mx.array, state: SamplerState) -> tuple[SampleOut, SamplerState]:
-        """Draw one token per row from ``logits`` [rows, vocab]; returns the draw and the state that counts it."""
+    def __call__(
+        self, logits: mx.array, state: SamplerState, masks: Sequence[bytes | None] = ()
+    ) -> tuple[SampleOut, SamplerState]:
+        """Draw one token per row from ``logits`` [rows, vocab]; returns the draw and the state that counts it.
+
+        ``masks``: for each row the tokens it may draw (a bit each, the first in the lowest bit of the first byte, in
+        whole words of 32), ``None`` for any; log-probabilities are those without it.
+        """
         assert logits.shape == (len(self._streams), self.vocab_size)
         scores = self._penalised(logits, state)
+        if any(mask is not None for mask in masks):
+            scores = masked(scores, masks)
         if self._unpermute is None:
             tokens = self._groups[0].draw(scores, self._uniforms(self._groups[0], state))
         else:

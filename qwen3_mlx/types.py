@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -70,6 +71,29 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer has to be: JSON that is valid under a schema, a text that a regular expression matches as a whole,
+    or one of some texts. ``source``: the schema as JSON text, the expression, or the texts as a JSON list.
+    """
+
+    kind: Literal["json_schema", "regex", "choice"]
+    source: str
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any]) -> Grammar:
+        """Raises TypeError or ValueError for what is no JSON."""
+        return cls("json_schema", json.dumps(schema, ensure_ascii=False, allow_nan=False))
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        return cls("regex", pattern)
+
+    @classmethod
+    def choice(cls, *texts: str) -> Grammar:
+        return cls("choice", json.dumps(texts, ensure_ascii=False))
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What the engine is asked for: token ids in, with everything about sampling already resolved.
 
@@ -77,6 +101,9 @@ class Request:
     ``<think>`` block. With ``raw`` the output is plain text: no thinking, no tool calls are looked for. ``generated``:
     tokens of the answer, with what was reported of them, that are there already: it goes on behind them as if they had
     just been drawn.
+
+    ``grammar`` says what the answer behind the thought has to be. ``must_call`` names functions of ``tools``: the
+    answer is a call of one of them. Without ``parallel_tool_calls`` the answer ends with its first call.
     """
 
     prompt: tuple[int, ...]
@@ -87,6 +114,14 @@ class Request:
     tools: tuple[Mapping[str, Any], ...] = ()
     raw: bool = False
     generated: tuple[tuple[int, TokenLogprob | None], ...] = ()
+    grammar: Grammar | None = None
+    must_call: tuple[str, ...] = ()
+    parallel_tool_calls: bool = True
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the answer follows a grammar."""
+        return self.grammar is not None or bool(self.must_call)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,3 +27,12 @@ def test_a_moe_layer_decodes_in_fourteen_launches(kv_bits: int | None, attention
     assert sides[0].total() == table + embedding + 14 * 2 + head
     gone = {"GatherQMM", "Arange", "ArgPartition", "TakeAlongAxis", "SwiGLU", "Matmul", "AsType", "RoPE", "Multiply"}
     assert gone <= sides[1].keys() and not gone & sides[0].keys()
+
+
+@pytest.mark.parametrize(("tokens", "kernels"), [(8, 3), (9, 5), (63, 5), (64, 2)])
+def test_launches_of_our_kernels_for_the_experts_of_longer_passes(tokens: int, kernels: int) -> None:
+    source: dict[str, Any] = {**MODELS["30B-A3B"], "num_hidden_layers": 2}
+    kernels_of_ours = on_metal(on_stock("emulate"), lambda *_: True)
+    step = ours(ModelConfig.from_dict(source), kernels_of_ours, True, 300, None, mx.bfloat16)
+    table, norm_rope = 1, 1
+    assert launches(step.graph, mx.ones((1, tokens), mx.int32))["our kernels"] == table + (norm_rope + kernels) * 2

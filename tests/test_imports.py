@@ -55,7 +55,13 @@ LAW: dict[str, set[str]] = {
     "package": {"api", *BASE},  # qwen3_mlx/__init__.py
 }
 
-ROOM_OF_FILE = {"checkpoint": "weights", "layout": "weights", "packing": "weights", "__init__": "package"}
+ROOM_OF_FILE = {
+    "checkpoint": "weights",
+    "layout": "weights",
+    "packing": "weights",
+    "masks": "sampling",
+    "__init__": "package",
+}
 
 #: Rooms and modules that never import MLX, not even inside a function.
 WITHOUT_MLX = (
@@ -71,7 +77,18 @@ WITHOUT_MLX = (
 )
 
 #: Never loaded by importing a command or the library: each costs more than a first token may.
-SLOW = {"numpy", "rich", "huggingface_hub", "mlx_lm", "transformers", "torch", "modelscope", "kagglehub", "matplotlib"}
+SLOW = {
+    "numpy",
+    "rich",
+    "huggingface_hub",
+    "mlx_lm",
+    "transformers",
+    "torch",
+    "modelscope",
+    "kagglehub",
+    "matplotlib",
+    "llguidance",
+}
 
 #: What ``import qwen3_mlx`` may not load. asyncio and the like are the standard library's own slow parts.
 NOT_AT_ALL = SLOW | {"mlx", "jinja2", "tokenizers", "click", "asyncio", "email", "http", "json", "inspect", "logging"}
@@ -258,6 +275,16 @@ def test_a_generation_loads_nothing_slow() -> None:
         "q.close()"
     )
     assert not modules_after(code) & SLOW
+
+
+def test_a_grammar_loads_its_parser_and_nothing_else_slow() -> None:
+    code = (
+        "from qwen3_mlx import Grammar, Qwen3\n"
+        "q = Qwen3.load('demo')\n"
+        "assert q.generate('hi', thinking=False, schema=Grammar.choice('a', 'b')).content in 'ab'\n"
+        "q.close()"
+    )
+    assert modules_after(code) & SLOW == {"llguidance"}
 
 
 def test_the_command_answers_without_anything_slow() -> None:

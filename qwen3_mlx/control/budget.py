@@ -7,6 +7,8 @@ EARLY_STOP = (
     "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
     "</think>\n\n"
 )
+# What the model writes between a thought and its answer.
+BEHIND_CLOSE = "\n\n"
 # What the model writes behind the tag of a block; a close that is forced before that has come brings it along.
 OPENING_NEWLINE = "\n"
 # How many tokens thinking may run over to finish a character, or to show whether a <tool_call> opens a call.

@@ -9,7 +9,7 @@ around them, tool calls) are in none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,7 +23,8 @@ from ..types import (
     ToolCallDelta,
     Usage,
 )
-from .budget import EARLY_STOP, OPENING_NEWLINE, Budget
+from .budget import BEHIND_CLOSE, EARLY_STOP, OPENING_NEWLINE, Budget
+from .grammar import TokenTable, follow, with_token
 from .markup import THINK_OPEN, Span
 from .parser import OutputParser, Piece
 from .tools import new_call_id
@@ -43,23 +44,8 @@ class Detokenizer(Protocol):
         """What is left of an incomplete character, as U+FFFD."""
 
 
-class Controls(Protocol):
-    """The ids of control tokens, ``None`` for those the vocabulary lacks."""
-
-    @property
-    def think_open(self) -> int | None: ...
-
-
-class Vocabulary(Protocol):
+class Vocabulary(TokenTable, Protocol):
     """What the controller needs of a tokenizer."""
-
-    @property
-    def eos_ids(self) -> Set[int]: ...
-
-    @property
-    def control(self) -> Controls: ...
-
-    def encode(self, text: str, /, trusted: bool = True) -> Sequence[int]: ...
 
     def detokenizer(self) -> Detokenizer: ...
 
@@ -89,6 +75,11 @@ class Stop:
 
 _NOTHING = Emit()
 
+#: Tokens that a grammar leaves no choice in are fed without being drawn if there are so many in a row: fewer are drawn,
+#: each from a mask that allows nothing else, which is less work than to take the row out of its batch. The text is the
+#: same either way.
+SHORTEST_LEAP = 3
+
 
 class Controller:
     """Follows one request from its first token to its last.
@@ -98,6 +89,10 @@ class Controller:
 
     An eos token, which is counted but never shown, ends a request, and so does a stop string: with ``stop``, or with
     ``tool_calls`` if a call was made. ``max_tokens`` ends it with ``length``.
+
+    Where the answer follows a grammar, each token must be one that :meth:`mask` allows. The grammar begins behind the
+    thought: behind the tag that closes it and the newlines that Qwen3 writes there, which are forced. It ends the
+    request when nothing can follow.
     """
 
     def __init__(self, request: Request, vocabulary: Vocabulary, new_id: Callable[[], str] = new_call_id) -> None:
@@ -111,16 +106,38 @@ class Controller:
         self._unclaimed: deque[tuple[int, int, int, TokenLogprob | None]] = deque()  # start, end, id, logprob
         self._inside = self._parser.inside
         self._over = False
+        self._grammar = follow(request, vocabulary) if request.constrained else None
+        self._answering = False  # under the grammar, from the next token on
+        self._begun = False  # a token of the answer has come
         if self._inside:
             tag = vocabulary.control.think_open
             self._budget.opened(newline_due=tag is not None and request.prompt[-1:] == (tag,))
 
-    def start(self) -> Emit | Force:
+    def start(self) -> Emit | Force | Stop:
         """To be called before the first token is sampled."""
-        return self._force([]) if self._inside and self._budget.must_close(unfinished=False) else _NOTHING
+        if self._inside and self._budget.must_close(unfinished=False):
+            return self._force([])
+        # A thought may come before the answer, unless the prompt has an empty one.
+        return _NOTHING if self._inside or self._grammar is None or self._request.thinking else self._lead([], [])
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the next token cannot be drawn before :meth:`mask` is known, which depends on all those before."""
+        return self._grammar is not None
+
+    def mask(self) -> bytes | None:
+        """The tokens that may come next (see ``Follower``); ``None``: any."""
+        grammar = self._grammar
+        if grammar is None:
+            return None
+        if self._inside:
+            return grammar.thought
+        may_think = not self._answering and self._request.thinking
+        return with_token(grammar.mask(), self._vocabulary.control.think_open if may_think else None)
 
     def step(self, token: int, logprob: TokenLogprob | None = None) -> Emit | Force | Stop:
-        """Takes the token that was sampled (with its logprob, if the request wants them)."""
+        """Takes the token that was sampled (with its logprob, if the request wants them). Raises EngineError for one
+        that does not fit the grammar."""
         assert not self._over, "the request is over"
         budget = self._budget
         budget.completion += 1
@@ -131,6 +148,8 @@ class Controller:
             return self._stop("stop", events)
         if self._inside and budget.must_close(self._detokenizer.pending or self._parser.undecided):
             return self._force(events)
+        if self._grammar is not None and not self._inside:
+            return self._lead([], events)
         if budget.used_up:
             return self._stop("length", events)
         return Emit(tuple(events)) if events else _NOTHING
@@ -158,7 +177,7 @@ class Controller:
             reason = "tool_calls"
         return Stop(reason, tuple(events))
 
-    def _force(self, events: list[Event]) -> Force:
+    def _force(self, events: list[Event]) -> Emit | Force | Stop:
         budget = self._budget
         encode = self._vocabulary.encode
         tokens = [*encode(OPENING_NEWLINE)] if budget.newline_due else []
@@ -172,13 +191,48 @@ class Controller:
         events += self._events(pieces)
         self._parser.forced_close()
         self._inside = False
+        if self._grammar is not None:
+            return self._lead(tokens, events)
         return Force(tuple(tokens), tuple(events))
+
+    def _lead(self, tokens: list[int], events: list[Event]) -> Emit | Force | Stop:
+        """Goes on outside of a thought, behind ``tokens`` that are forced, with those that leave no choice."""
+        grammar, budget = self._grammar, self._budget
+        assert grammar is not None
+        leap: list[int] = []
+        if not (self._answering or tokens) and self._parser.behind_thought:
+            leap += self._vocabulary.encode(BEHIND_CLOSE)
+            events += self._put(leap)
+        self._answering = True
+        ahead = list(grammar.forced)
+        if self._request.params.logprobs is None and len(tokens) + len(leap) + len(ahead) >= SHORTEST_LEAP:
+            leap += ahead
+            events += self._put(ahead)
+        if self._parser.stopped or grammar.done:
+            return self._stop("stop", events)
+        if budget.used_up:
+            return self._stop("length", events)
+        if tokens or leap:
+            return Force((*tokens, *leap), tuple(events))
+        return Emit(tuple(events)) if events else _NOTHING
+
+    def _put(self, tokens: Sequence[int]) -> list[Event]:
+        """Takes tokens of the answer that are forced, up to where it ends."""
+        events: list[Event] = []
+        for token in tokens:
+            if self._parser.stopped or self._budget.used_up:
+                break
+            self._budget.completion += 1
+            events += self._take(token, None)
+        return events
 
     def _take(self, token: int, logprob: TokenLogprob | None) -> list[Event]:
         """Parses and counts a sampled token."""
         text = self._detokenizer.push(token)
         pieces = self._parse(text, token, logprob)
         budget, parser = self._budget, self._parser
+        if self._begun and self._grammar is not None:
+            self._grammar.accept(token)
         inside = parser.inside
         if self._inside:
             budget.count_thinking(text)
@@ -197,7 +251,24 @@ class Controller:
         pending = self._detokenizer.pending
         if text or pending:  # an incomplete character will be the next one
             self._unclaimed.append((start, end + pending, token, logprob))
+        if self._grammar is not None and (marked := self._mark(text, token)) is not None:
+            return marked
         return self._parser.feed(text) if text else []
+
+    def _mark(self, text: str, token: int) -> list[Piece | ToolCallDelta] | None:
+        """Tells the parser of a tag, or of the answer's first token; the pieces of a tag's text."""
+        parser, control = self._parser, self._vocabulary.control
+        if self._begun:
+            return None
+        if parser.inside:
+            return parser.close(text) if token == control.think_close else None
+        if not self._answering and parser.behind_thought:
+            return None
+        if not self._answering and self._request.thinking and token == control.think_open:
+            return parser.open(text)
+        self._answering = self._begun = True
+        parser.begin(calls=token == control.tool_call_open)
+        return None
 
     def _events(self, pieces: list[Piece | ToolCallDelta]) -> list[Event]:
         events: list[Event] = []

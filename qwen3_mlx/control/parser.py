@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from ..types import Request, ToolCallDelta
 from .markup import Span, Trimmer
 from .stop import StopMatcher
-from .thinking import ThinkingParser
+from .thinking import MarkedThinking, State, ThinkingParser
 from .tools import ToolParser, new_call_id
 
 
@@ -30,13 +30,18 @@ class OutputParser:
       all text.
     - Stop strings are matched in the answer's text only: not in reasoning, markup, or the whitespace around tags.
       From ``stopped`` on everything is dropped.
+    - Without parallel tool calls the end of the first call stops as well.
+    - Where the answer follows a grammar, :meth:`open`, :meth:`close` and :meth:`begin` say which token is a tag and
+      which one the answer's first.
     """
 
     def __init__(self, request: Request, new_id: Callable[[], str] = new_call_id) -> None:
         self.stopped = False
-        self._thinking = ThinkingParser(inside=request.in_thinking and not request.raw)
+        self._marked = MarkedThinking(request.in_thinking) if request.constrained else None
+        self._thinking = self._marked or ThinkingParser(inside=request.in_thinking and not request.raw)
         self._answering = request.raw
         self._tools = ToolParser(request.tools, new_id) if request.tools and not request.raw else None
+        self._one_call = not request.parallel_tool_calls
         self._stop = StopMatcher(request.params.stop) if request.params.stop else None
         self._trimmer = Trimmer()  # of whitespace in front of a call
         self._behind_call = False  # no text since a call was announced: what the trimmer holds stands in front of it
@@ -61,6 +66,33 @@ class OutputParser:
     def calls(self) -> int:
         """The number of calls that are complete."""
         return self._tools.calls if self._tools is not None else 0
+
+    @property
+    def behind_thought(self) -> bool:
+        """Whether a think block has been closed and no answer has begun."""
+        return self._thinking.state is State.CLOSED
+
+    def open(self, text: str) -> list[Piece | ToolCallDelta]:
+        """Takes the text of the tag that opens the think block."""
+        assert self._marked is not None
+        self._marked.open(text)
+        return []
+
+    def close(self, text: str) -> list[Piece | ToolCallDelta]:
+        """Takes the text of the tag that closes the think block."""
+        assert self._marked is not None
+        spans = self._marked.close(text)
+        return [Piece("thinking", spans)] if spans else []
+
+    def begin(self, calls: bool) -> None:
+        """The next text is the answer's first; it consists of ``calls``, or there is none in it."""
+        assert self._marked is not None
+        self._answering = True
+        self._at = self._marked.begin()
+        if not calls:
+            self._tools = None
+        elif self._tools is not None:
+            self._tools.start(self._at)
 
     def forced_close(self) -> None:
         """Says that the think block was closed by force just now."""
@@ -109,15 +141,25 @@ class OutputParser:
             return out
         for item in self._tools.feed(text):
             if not isinstance(item, ToolCallDelta):
+                if self._called:
+                    break
                 self._show(item, out)
                 if self.stopped:
                     break
                 continue
             if item.id is not None:
+                if self._called and item.index:
+                    break
                 self._flush_stops(out)
                 self._behind_call = True
             out.append(item)
+        self.stopped |= self._called
         return out
+
+    @property
+    def _called(self) -> bool:
+        """Whether the only call there may be is over."""
+        return self._one_call and self._tools is not None and self._tools.finished > 0
 
     def _show(self, span: Span, out: list[Piece | ToolCallDelta]) -> None:
         if self._stop is not None:

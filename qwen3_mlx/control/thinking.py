@@ -132,3 +132,65 @@ class ThinkingParser:
             body = "".join(self._space) + body
             self._enter(State.ANSWER, None)
         return body
+
+
+class MarkedThinking:
+    """The same where an answer follows a grammar: only the control tokens are tags, and whoever sees tokens says where
+    they stand. Text that spells one is text, for the grammar begins with the token behind the tag.
+
+    What is fed behind the close is markup until :meth:`begin`.
+    """
+
+    __slots__ = ("_trimmer", "at", "state")
+
+    undecided = False
+    call_at: int | None = None
+
+    def __init__(self, inside: bool) -> None:
+        self.state = State.OPENED if inside else State.BEFORE
+        self.at = 0  # where the next text stands
+        self._trimmer = Trimmer()
+
+    @property
+    def inside(self) -> bool:
+        return self.state in (State.OPENED, State.INSIDE)
+
+    def open(self, text: str) -> None:
+        """Takes the tag's text."""
+        assert self.state is State.BEFORE
+        self.at += len(text)
+        self.state = State.OPENED
+
+    def close(self, text: str) -> list[Span]:
+        """Takes the tag's text, which may have the rest of a broken character in front; the reasoning in it."""
+        assert self.inside
+        reasoning, _ = self.feed(text.removesuffix(THINK_CLOSE))
+        self.at += len(THINK_CLOSE)
+        self._trimmer.drop()
+        self.state = State.CLOSED
+        return reasoning
+
+    def begin(self) -> int:
+        """The answer begins; where it stands."""
+        assert not self.inside
+        self.state = State.ANSWER
+        return self.at
+
+    def forced_close(self) -> None:
+        assert self.state is State.CLOSED
+
+    def feed(self, text: str) -> tuple[list[Span], Span | None]:
+        at = self.at
+        self.at += len(text)
+        if self.state is State.OPENED:
+            body = text.lstrip(WHITESPACE)
+            at += len(text) - len(body)
+            text = body
+            if body:
+                self.state = State.INSIDE
+        if not text or not self.inside:
+            return [], None
+        return self._trimmer.feed(at, text), None
+
+    def finish(self) -> tuple[list[Span], Span | None]:
+        return self._trimmer.finish(), None

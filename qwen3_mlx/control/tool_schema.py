@@ -47,7 +47,7 @@ def _types(schema: Any, root: Mapping[str, Any], seen: set[str], depth: int) -> 
         if reference in seen:
             return frozenset()
         seen.add(reference)
-        return _types(_resolve(reference, root), root, seen, depth + 1)
+        return _types(resolve(reference, root), root, seen, depth + 1)
     declared = schema.get("type")
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     options = schema.get("anyOf", schema.get("oneOf"))
@@ -69,9 +69,11 @@ def _type_name(value: Any) -> str:
     return _NAMES.get(type(value), "array" if isinstance(value, list) else "object")
 
 
-def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
+def resolve(reference: str, root: Mapping[str, Any]) -> Any:
     """What a local reference such as ``#/$defs/Unit`` points to; ``None`` if to nothing."""
     here: Any = root
+    if reference == "#":
+        return here
     for name in reference.removeprefix("#").strip("/").split("/"):
         here = here.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(here, Mapping) else None
     return here

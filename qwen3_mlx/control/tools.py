@@ -69,6 +69,11 @@ class ToolParser:
         return self._finished + (self._state is State.CALL and self._counts)
 
     @property
+    def finished(self) -> int:
+        """The number of calls whose payload is over."""
+        return self._finished
+
+    @property
     def in_call(self) -> bool:
         """Whether the answer, as it stands, ends inside a call's markup."""
         return self._state in (State.CALL, State.BEHIND, State.BROKEN) or self._scanner.undecided

@@ -13,10 +13,12 @@ import mlx.core as mx
 from ..config import QuantSpec
 from ..kernels import Norms, Packed, decode_attention, norm_rope, norms, packed_rows, reference, router
 from ..kernels import experts as expert_kernels
+from ..kernels import grouped_experts as grouped
+from ..kernels import unsort_sum as unsorting
 from ..kernels.attention_trials import ATTENTION, NORM_ROPE, PACK, TABLE
 from ..kernels.decode_attention import Segment
 from ..kernels.dispatch import on_stock
-from ..kernels.moe_trials import DOWN, GATE_UP, ROUTER
+from ..kernels.moe_trials import DOWN, GATE_UP, GROUPED_DOWN, GROUPED_GATE_UP, ROUTER, UNSORT_SUM
 from ..model.linear import QuantizedSwitchLinear
 from ..model.rope import frequencies
 from .catalogue import Use
@@ -28,6 +30,8 @@ ROOM = 256 << 20
 TOKENS = 4096
 #: Values that are read once and hardly count.
 _FEW = 64
+#: Tokens of a pass of grouped experts, and of a prompt.
+_GROUPED, _PROMPT = 32, 128
 
 
 def case(use: Use, room: int = ROOM, tokens: int = TOKENS) -> Case | None:
@@ -136,6 +140,78 @@ def _down(use: Use, room: int, tokens: int) -> Case:
     }
     moved = rows * top_k * stack.one + x.nbytes + rows * hidden * dtype.size
     return Case(sides, moved, f"{rows} x {top_k} experts of {inner} to {hidden}")
+
+
+def _some(stack: _Stack, top_k: int) -> tuple[list[mx.array], int]:
+    """Choices ``[_GROUPED, top_k]`` of experts at random, and how many bytes of weights each names, once. They are in
+    order already, so that both sides have their results in the same; each puts them in order all the same."""
+    count = len(stack.packed.weight)
+    drawn = [mx.random.randint(0, count, (_GROUPED * top_k,), key=mx.random.key(i)) for i in range(8)]
+    chosen = [mx.reshape(mx.sort(each).astype(mx.uint32), (_GROUPED, top_k)) for each in drawn]
+    mx.eval(chosen)
+    distinct = {expert for row in chosen[0].tolist() for expert in row}  # type: ignore[union-attr]
+    return chosen, len(distinct) * stack.one
+
+
+def _grouped_gate_up(use: Use, room: int, tokens: int) -> Case:
+    """Grouping or sorting included."""
+    dtype, hidden, inner, top_k, bits, group = use.parameters
+    stack, act = _stack(2 * inner, hidden, QuantSpec(bits, group), dtype, 1, room), _swiglu()
+    x, (chosen, weights) = _normal(_GROUPED, hidden, dtype=dtype), _some(stack, top_k)
+    mx.eval(x)
+
+    def ours(experts: mx.array) -> mx.array:
+        groups = grouped.group(experts, len(stack.packed.weight))
+        return grouped.gate_up_swiglu(x, groups, top_k, stack.packed)
+
+    def theirs(experts: mx.array) -> mx.array:
+        order = mx.argsort(mx.flatten(experts))
+        spread = mx.expand_dims(mx.take(x, mx.floor_divide(order, top_k), axis=0), 1)
+        out = act(*mx.split(stack.layer(spread, mx.take(mx.flatten(experts), order), True), 2, axis=-1))
+        return mx.reshape(out, (_GROUPED, top_k, inner))
+
+    moved = weights + x.nbytes + _GROUPED * top_k * inner * dtype.size
+    sides = {OURS: _rotating(chosen, ours), STOCK: _rotating(chosen, theirs)}
+    return Case(sides, moved, f"{_GROUPED} x {top_k} experts of {hidden} to 2 x {inner}")
+
+
+def _grouped_down(use: Use, room: int, tokens: int) -> Case:
+    """From what is grouped, or sorted, to the sums."""
+    dtype, hidden, inner, top_k, bits, group = use.parameters
+    stack = _stack(hidden, inner, QuantSpec(bits, group), dtype, 1, room)
+    x, shares = _normal(_GROUPED, top_k, inner, dtype=dtype), mx.softmax(_normal(_GROUPED, top_k), axis=-1)
+    chosen, weights = _some(stack, top_k)
+    sorted_ = mx.reshape(x, (-1, 1, inner))
+    held = [(grouped.group(each, len(stack.packed.weight)), mx.argsort(mx.flatten(each)), each) for each in chosen]
+    held = [(groups, order, mx.take(mx.flatten(each), order)) for groups, order, each in held]
+    mx.eval(x, shares, sorted_, held)
+
+    def theirs(given: tuple[grouped.Groups, mx.array, mx.array]) -> mx.array:
+        _, order, experts = given
+        return reference.unsort_sum(mx.squeeze(stack.layer(sorted_, experts, True), 1), order, shares)
+
+    sides = {
+        OURS: _rotating(held, lambda given: grouped.down_sum(x, given[0], shares, stack.packed)),
+        STOCK: _rotating(held, theirs),
+    }
+    moved = weights + x.nbytes + _GROUPED * hidden * dtype.size
+    return Case(sides, moved, f"{_GROUPED} x {top_k} experts of {inner} to {hidden}")
+
+
+def _unsort_sum(use: Use, room: int, tokens: int) -> Case:
+    dtype, hidden, top_k = use.parameters
+    pairs = _PROMPT * top_k
+    first = _normal(pairs, hidden, dtype=dtype)
+    drawn = [mx.contiguous(mx.roll(first, i, 0)) for i in range(max(2, min(_FEW, room // first.nbytes)))]
+    order = mx.random.permutation(pairs, key=mx.random.key(1)).astype(mx.uint32)
+    shares = mx.softmax(_normal(_PROMPT, top_k), axis=-1)
+    mx.eval(drawn, order, shares)
+    sides = {
+        OURS: _rotating(drawn, lambda y: unsorting.unsort_sum(y, order, shares)),
+        STOCK: _rotating(drawn, lambda y: reference.unsort_sum(y, order, shares)),
+    }
+    moved = first.nbytes + order.nbytes + shares.nbytes + _PROMPT * hidden * dtype.size
+    return Case(sides, moved, f"{_PROMPT} x {top_k} rows of {hidden}")
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------
@@ -268,6 +344,9 @@ _CASES: dict[str, Callable[[Any, int, int], Case]] = {
     ROUTER.kernel: _router,
     GATE_UP.kernel: _gate_up,
     DOWN.kernel: _down,
+    GROUPED_GATE_UP.kernel: _grouped_gate_up,
+    GROUPED_DOWN.kernel: _grouped_down,
+    UNSORT_SUM.kernel: _unsort_sum,
     TABLE.kernel: _table,
     NORM_ROPE.kernel: _norm_rope,
     PACK.kernel: _norm_rope,

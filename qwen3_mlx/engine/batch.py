@@ -34,13 +34,15 @@ class Unread:
 @dataclass(slots=True)
 class _Together:
     """What all places of the batch share. ``sampler``: ``None`` when others draw now than last; ``before``: its state
-    from before ``tokens`` were drawn."""
+    from before ``tokens`` were drawn. ``logits``: of the last forward pass, while nothing has been drawn from them;
+    ``tokens`` are then those it was fed, and ``before`` is ``state``."""
 
     cache: KVCache
     sampler: Sampler | None
     state: SamplerState
     before: SamplerState
     tokens: mx.array
+    logits: mx.array | None = None
 
 
 class Batch:
@@ -76,21 +78,33 @@ class Batch:
             self._place(rows)
 
     def step(self) -> list[Unread]:
-        """Feed the tokens drawn last and start drawing the next; returns what is still unread of the last."""
+        """Feed the tokens drawn last and start drawing the next, unless a row follows a grammar: then :meth:`draw` does
+        when its mask is known. Returns what is still unread of the last."""
         unread, self._unread = self._unread, []
         self._tidy()
         if (t := self._together) is not None:
-            if t.sampler is None:
-                params, seeds = zip(*self._drawing, strict=True)
-                t.sampler = Sampler(params, seeds, self._model.config.vocab_size)
-            logits = self._model(t.tokens[:, None], t.cache)[:, -1]
-            out, after = t.sampler(logits, t.state)
-            mx.async_eval(out.arrays())
-            t.tokens, t.before, t.state = out.tokens, t.state, after
-            self._unread = [Unread(row, out, place) for place, row in enumerate(self.rows) if row is not None]
-            for one in self._unread:
-                one.row.held += 1
+            t.logits, t.before = self._model(t.tokens[:, None], t.cache)[:, -1], t.state
+            rows = [row for row in self.rows if row is not None]
+            for row in rows:
+                row.held += 1
+            if any(row.controller.constrained for row in rows):
+                mx.async_eval(t.logits)
+            else:
+                self.draw()
         return unread
+
+    def draw(self) -> None:
+        """Start drawing from the last forward pass, if that has not been done."""
+        t = self._together
+        if t is None or t.logits is None:
+            return
+        if t.sampler is None:
+            params, seeds = zip(*self._drawing, strict=True)
+            t.sampler = Sampler(params, seeds, self._model.config.vocab_size)
+        out, after = t.sampler(t.logits, t.state, [row.mask if row is not None else None for row in self.rows])
+        mx.async_eval(out.arrays())
+        t.tokens, t.before, t.state, t.logits = out.tokens, t.state, after, None
+        self._unread = [Unread(row, out, place) for place, row in enumerate(self.rows) if row is not None]
 
     def leave(self, row: Row, *, keep: bool) -> None:
         """Let a row go; its unread token is forgotten. ``keep``: give it its cache, and the sampler's state from

@@ -2,7 +2,8 @@
 
 It runs one step ahead: while a token is read and judged by its controller, the device already computes the next one.
 When the controller forces or stops, that early draw is thrown away (the cache holds only tokens that were read, so
-there is nothing to trim). Rows that are ready take their steps together, one token each.
+there is nothing to trim). Rows that are ready take their steps together, one token each. Where one of them follows a
+grammar, its next token can only be drawn when the last one has been judged: the forward pass runs meanwhile.
 """
 
 from __future__ import annotations
@@ -122,6 +123,8 @@ class TokenLoop:
             row.clock.started = time.perf_counter()
             self._runner.start(row)
             self._apply(row, row.controller.start())
+            if row.cache is None:  # an answer that leaves no choice at all, or is cut off in front
+                return
             for token, logprob in row.request.generated:
                 if row.closed is not None:
                     raise InvalidRequest(
@@ -156,6 +159,12 @@ class TokenLoop:
             self._guard(row, self._judge, result)
         for row in full:
             row.closing = row.closing or "length"
+        try:
+            self._runner.draw()
+        except Exception as error:
+            for row in rows:
+                if row.place is not None:
+                    self._fail(row, error)
 
     def _first(self, row: Row) -> None:
         self._judge(row, self._runner.first(row))
@@ -182,8 +191,10 @@ class TokenLoop:
             self._runner.force(row, outcome.tokens)
             if row.held + row.pending >= self._context:
                 row.closing = "length"
-        elif isinstance(outcome, Stop):
+        if isinstance(outcome, Stop):
             self._finish(row, outcome.reason)
+        else:
+            row.mask = row.controller.mask()
 
     def _sweep(self) -> None:
         """End the rows that a bound or a cancellation closes, wherever they are."""

@@ -54,7 +54,8 @@ class Row:
     read. Then it takes a ``place`` in the batch, which holds all three from there on. ``held``: the tokens in its
     cache, wherever that is: the first of ``tokens``, the prompt and what was generated; ``cached`` of them were
     found there and not computed. ``drawn``: what was drawn, with what is reported of it; ``closed``: how much of that
-    there was when the thought was closed by force. ``bound``: tokens that it cannot outgrow.
+    there was when the thought was closed by force. ``mask``: what its controller allows the next token to be;
+    ``bound``: tokens that it cannot outgrow.
     """
 
     request: Request
@@ -74,6 +75,7 @@ class Row:
     drawn: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)
     closed: int | None = None
     bound: int = 0
+    mask: bytes | None = None
     sampled: int = 0
     cancelled: bool = False
     closing: FinishReason | None = None

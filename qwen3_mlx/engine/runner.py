@@ -119,9 +119,13 @@ class Runner:
         self._batch.join(rows)
 
     def step(self) -> list[Unread]:
-        """Feed each row the token drawn last, still unread on the device, and start drawing the next; returns what was
-        unread."""
+        """Feed each row the token drawn last, still unread on the device, and start drawing the next, unless a row
+        follows a grammar; returns what was unread."""
         return self._batch.step()
+
+    def draw(self) -> None:
+        """Start drawing what :meth:`step` has not: every row's ``mask`` is known now."""
+        self._batch.draw()
 
     def first(self, row: Row) -> Read | EngineError:
         """Wait for the token that a row has drawn before it joins."""
@@ -161,7 +165,7 @@ class Runner:
 
     def _draw(self, row: Row, logits: mx.array) -> None:
         assert row.sampler is not None and row.state is not None
-        out, after = row.sampler(logits, row.state)
+        out, after = row.sampler(logits, row.state, [row.mask])
         mx.async_eval(out.arrays())
         row.ahead = Draw(out, row.state)
         row.state = after

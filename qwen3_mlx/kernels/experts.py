@@ -57,7 +57,7 @@ def supported(
     )
 
 
-def _values(dims: int, most: int) -> int:
+def values(dims: int, most: int) -> int:
     """Values a lane takes at a time: as many as let 32 lanes divide a row."""
     return next(values for values in (16, 8, 4) if values <= most and dims % (32 * values) == 0)
 
@@ -79,7 +79,7 @@ def gate_up_swiglu(x: mx.array, experts: mx.array, gate_up: Packed) -> mx.array:
             ("TOP_K", top_k),
             ("BITS", gate_up.bits),
             ("GROUP", gate_up.group_size),
-            ("V", _values(dims, 16)),
+            ("V", values(dims, 16)),
         ],
         grid=(32 * (inner // 8), 2, rows * top_k),
         threadgroup=(32, 2, 1),
@@ -108,7 +108,7 @@ def down_sum(inner: mx.array, experts: mx.array, weights: mx.array, down: Packed
             ("SLOTS", slots),
             ("BITS", down.bits),
             ("GROUP", down.group_size),
-            ("V", _values(dims, 8)),
+            ("V", values(dims, 8)),
         ],
         grid=(32 * (hidden // 8), slots, rows),
         threadgroup=(32, slots, 1),

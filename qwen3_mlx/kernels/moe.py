@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from . import experts as kernels
-from . import reference, router
+from . import experts as few
+from . import grouped_experts as grouped
+from . import neural, reference, router
+from . import unsort_sum as unsorting
 from .metal_source import in_constant
-from .moe_trials import DOWN, GATE_UP, ROUTER
+from .moe_trials import DOWN, GATE_UP, GROUPED_DOWN, GROUPED_GATE_UP, ROUTER, UNSORT_SUM
 from .reference import Experts, Packed
-from .verify import Trusts
+from .verify import Trial, Trusts
 
 
 class MoE:
@@ -34,21 +36,47 @@ class MoE:
     def moe_swiglu(
         self, x: mx.array, experts: mx.array, weights: mx.array, gate_up: Experts, down: Experts
     ) -> mx.array:
-        """:func:`reference.moe_swiglu`; the two kernels are used together or not at all."""
-        first, second = gate_up.packed, down.packed
-        if first is None or second is None or not self._takes(x, experts, first, second):
-            return self._stock(x, experts, weights, gate_up, down)
-        return kernels.down_sum(kernels.gate_up_swiglu(x, experts, first), experts, weights, second)
+        """:func:`reference.moe_swiglu`; the kernels for gate and up and for down are used together or not at all."""
+        first, second, (rows, top_k) = gate_up.packed, down.packed, experts.shape
+        if first is None or second is None or rows > grouped.MAX_ROWS:
+            return self._stock(x, experts, weights, gate_up, down, unsort_sum=self._unsort_sum)
+        if rows <= few.MAX_ROWS:
+            if self._takes(few.supported, (GATE_UP, DOWN), x, top_k, first, second, in_constant(experts.size)):
+                return few.down_sum(few.gate_up_swiglu(x, experts, first), experts, weights, second)
+        elif not neural.takes(experts.size, len(first.weight)) and self._takes(
+            grouped.supported, (GROUPED_GATE_UP, GROUPED_DOWN), x, top_k, first, second
+        ):
+            groups = grouped.group(experts, len(first.weight))
+            return grouped.down_sum(grouped.gate_up_swiglu(x, groups, top_k, first), groups, weights, second)
+        return self._stock(x, experts, weights, gate_up, down, unsort_sum=self._unsort_sum)
 
-    def _takes(self, x: mx.array, experts: mx.array, gate_up: Packed, down: Packed) -> bool:
-        (rows, hidden), top_k, dtype = x.shape, experts.shape[1], x.dtype
-        inner, few = gate_up.weight.shape[1] // 2, in_constant(experts.size)
-        for trial, stack in ((GATE_UP, gate_up), (DOWN, down)):
+    def _takes(
+        self,
+        supported: Callable[..., bool],
+        trials: tuple[Trial, Trial],
+        x: mx.array,
+        top_k: int,
+        gate_up: Packed,
+        down: Packed,
+        *instantiation: bool,
+    ) -> bool:
+        (rows, hidden), dtype, inner = x.shape, x.dtype, gate_up.weight.shape[1] // 2
+        for trial, stack in zip(trials, (gate_up, down), strict=True):
             bits, group_size = stack.bits, stack.group_size
             if not (
                 stack.scales.dtype == dtype
-                and kernels.supported(rows, hidden, inner, top_k, bits, group_size, dtype)
-                and self._trusts(trial, dtype, hidden, inner, top_k, bits, group_size, few)
+                and supported(rows, hidden, inner, top_k, bits, group_size, dtype)
+                and self._trusts(trial, dtype, hidden, inner, top_k, bits, group_size, *instantiation)
             ):
                 return False
         return True
+
+    def _unsort_sum(self, y: mx.array, order: mx.array, weights: mx.array) -> mx.array:
+        (pairs, hidden), top_k = y.shape, weights.shape[1]
+        if (
+            weights.dtype == mx.float32
+            and unsorting.supported(pairs, hidden, y.dtype)
+            and self._trusts(UNSORT_SUM, y.dtype, hidden, top_k)
+        ):
+            return unsorting.unsort_sum(y, order, weights)
+        return reference.unsort_sum(y, order, weights)

@@ -5,10 +5,14 @@ Both sides of the expert kernels' trials start from the same packed weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
-from . import experts as kernels
+from . import experts as few
+from . import grouped_experts as grouped
 from . import reference, router
+from . import unsort_sum as unsorting
 from .reference import Packed
 from .tolerance import rounding, worst
 from .verify import Trial
@@ -67,6 +71,14 @@ def _choose(rows: int, top_k: int) -> list[list[int]]:
     return [[(slot + 2 * row) % STACK for slot in range(top_k)] for row in range(rows)]
 
 
+def _crowded(top_k: int) -> list[list[int]]:
+    """Experts ``[rows, top_k]`` in no order, chosen by one pair, two, three, and many."""
+    rows = max(3, -(-15 // top_k))
+    last = [3 + pair % 2 for pair in range(rows * top_k - 6)]
+    flat = [*last, 2, 1, 2, 0, 1, 2]
+    return [flat[row * top_k : (row + 1) * top_k] for row in range(rows)]
+
+
 def _products(weight: mx.array, x: mx.array, experts: list[list[int]]) -> mx.array:
     """``expert @ x[n]`` for each of the chosen experts: ``[n, out]``. Row by row, because matrix products of several
     rows are rounded to 19 bits on some chips, and products with a vector are not."""
@@ -75,13 +87,37 @@ def _products(weight: mx.array, x: mx.array, experts: list[list[int]]) -> mx.arr
 
 
 def _gate_up_error(
-    dtype: mx.Dtype, hidden: int, inner: int, top_k: int, bits: int, group_size: int, few: bool
+    dtype: mx.Dtype, hidden: int, inner: int, top_k: int, bits: int, group_size: int, few_pairs: bool
 ) -> mx.array:
-    rows = _rows(top_k, few)
+    def launch(x: mx.array, experts: mx.array, packed: Packed) -> mx.array:
+        return few.gate_up_swiglu(x, experts, packed)
+
+    chosen = _choose(_rows(top_k, few_pairs), top_k)
+    return _error_of_gate_up(launch, chosen, dtype, hidden, inner, bits, group_size)
+
+
+def _grouped_gate_up_error(
+    dtype: mx.Dtype, hidden: int, inner: int, top_k: int, bits: int, group_size: int
+) -> mx.array:
+    def launch(x: mx.array, experts: mx.array, packed: Packed) -> mx.array:
+        return grouped.gate_up_swiglu(x, grouped.group(experts, STACK), top_k, packed)
+
+    return _error_of_gate_up(launch, _crowded(top_k), dtype, hidden, inner, bits, group_size)
+
+
+def _error_of_gate_up(
+    launch: Callable[..., mx.array],
+    chosen: list[list[int]],
+    dtype: mx.Dtype,
+    hidden: int,
+    inner: int,
+    bits: int,
+    group_size: int,
+) -> mx.array:
+    rows, top_k = len(chosen), len(chosen[0])
     packed, weight = _draw(2 * inner, hidden, bits, group_size, dtype)
     x = mx.random.normal((rows, hidden), key=mx.random.key(2)).astype(dtype)
-    chosen = _choose(rows, top_k)
-    got = mx.flatten(kernels.gate_up_swiglu(x, mx.array(chosen, mx.uint32), packed), 0, 1)
+    got = mx.flatten(launch(x, mx.array(chosen, mx.uint32), packed), 0, 1)
 
     spread = mx.repeat(x.astype(mx.float32), top_k, axis=0)
     gate, up = mx.split(_products(weight, spread, chosen), 2, axis=-1)
@@ -92,15 +128,34 @@ def _gate_up_error(
 
 
 def _down_error(
-    dtype: mx.Dtype, hidden: int, inner: int, top_k: int, bits: int, group_size: int, few: bool
+    dtype: mx.Dtype, hidden: int, inner: int, top_k: int, bits: int, group_size: int, few_pairs: bool
 ) -> mx.array:
-    rows = _rows(top_k, few)
+    chosen = _choose(_rows(top_k, few_pairs), top_k)
+    return _error_of_down(few.down_sum, chosen, dtype, hidden, inner, bits, group_size)
+
+
+def _grouped_down_error(dtype: mx.Dtype, hidden: int, inner: int, top_k: int, bits: int, group_size: int) -> mx.array:
+    def launch(x: mx.array, experts: mx.array, weights: mx.array, packed: Packed) -> mx.array:
+        return grouped.down_sum(x, grouped.group(experts, STACK), weights, packed)
+
+    return _error_of_down(launch, _crowded(top_k), dtype, hidden, inner, bits, group_size)
+
+
+def _error_of_down(
+    launch: Callable[..., mx.array],
+    chosen: list[list[int]],
+    dtype: mx.Dtype,
+    hidden: int,
+    inner: int,
+    bits: int,
+    group_size: int,
+) -> mx.array:
+    rows, top_k = len(chosen), len(chosen[0])
     packed, weight = _draw(hidden, inner, bits, group_size, dtype)
     values, shares = mx.random.split(mx.random.key(3))
     x = mx.random.normal((rows, top_k, inner), key=values).astype(dtype)
-    chosen = _choose(rows, top_k)
     weights = mx.random.uniform(0.0, 1.0, (rows, top_k), key=shares)
-    got = kernels.down_sum(x, mx.array(chosen, mx.uint32), weights, packed)
+    got = launch(x, mx.array(chosen, mx.uint32), weights, packed)
 
     def summed(weight: mx.array, x: mx.array) -> mx.array:
         each = mx.unflatten(_products(weight, mx.flatten(x, 0, 1), chosen), 0, (rows, top_k))
@@ -111,6 +166,37 @@ def _down_error(
     return worst(got, want, rounding(want, terms, dtype))
 
 
+def _unsort_sum_error(dtype: mx.Dtype, hidden: int, top_k: int) -> mx.array:
+    rows = max(3, -(-8 // top_k))
+    values, shares, places = (mx.random.key(n) for n in (4, 5, 6))
+    y = mx.random.normal((rows * top_k, hidden), key=values).astype(dtype)
+    weights = mx.random.uniform(0.0, 1.0, (rows, top_k), key=shares)
+    order = mx.random.permutation(rows * top_k, key=places).astype(mx.uint32)
+    got = unsorting.unsort_sum(y, order, weights)
+
+    def summed(y: mx.array) -> mx.array:
+        each = mx.unflatten(mx.take(y, mx.argsort(order), axis=0), 0, (rows, top_k))
+        return mx.sum(weights[..., None] * each, axis=1)
+
+    wide = y.astype(mx.float32)
+    want = summed(wide)
+    return worst(got, want, rounding(want, summed(mx.abs(wide)), dtype))
+
+
 ROUTER = Trial("router", ("router",), (router.__file__,), _router_error)
-GATE_UP = Trial("moe_gate_up", ("affine", "moe_gate_up"), (kernels.__file__,), _gate_up_error)
-DOWN = Trial("moe_down", ("affine", "moe_down"), (kernels.__file__,), _down_error)
+GATE_UP = Trial("moe_gate_up", ("affine", "moe_gate_up"), (few.__file__,), _gate_up_error)
+DOWN = Trial("moe_down", ("affine", "moe_down"), (few.__file__,), _down_error)
+_GROUPED = ("moe_groups", "affine", "affine_tokens")
+GROUPED_GATE_UP = Trial(
+    "moe_gate_up_grouped",
+    (*_GROUPED, "moe_gate_up_grouped"),
+    (grouped.__file__, few.__file__),
+    _grouped_gate_up_error,
+)
+GROUPED_DOWN = Trial(
+    "moe_down_grouped",
+    (*_GROUPED, "moe_down_grouped", "moe_sum"),
+    (grouped.__file__, few.__file__),
+    _grouped_down_error,
+)
+UNSORT_SUM = Trial("moe_unsort_sum", ("affine", "moe_unsort_sum"), (unsorting.__file__,), _unsort_sum_error)

@@ -52,6 +52,7 @@ def norms(queries: mx.array, keys: mx.array, eps: float, q_heads: int, kv_heads:
 
 
 Activation = Callable[[mx.array, mx.array], mx.array]
+UnsortSum = Callable[[mx.array, mx.array, mx.array], mx.array]
 
 
 class Packed(NamedTuple):
@@ -229,8 +230,25 @@ def _top(scores: mx.array, least: int) -> mx.array:
     return mx.split(mx.argpartition(scores, kth=least, axis=-1), [least], axis=-1)[1]
 
 
+def unsort_sum(y: mx.array, order: mx.array, weights: mx.array) -> mx.array:
+    """``y [rows * top_k, dims]``, whose n-th row belongs to pair ``order[n]`` of ``weights [rows, top_k]`` -> the
+    weighted sum of each row's pairs, ``[rows, dims]``."""
+    out = mx.take(y, mx.argsort(order), axis=0)
+    return _weighted_sum(mx.reshape(out, (*weights.shape, -1)), weights)
+
+
+def _weighted_sum(out: mx.array, weights: mx.array) -> mx.array:
+    return mx.squeeze(mx.matmul(mx.expand_dims(weights.astype(out.dtype), 1), out), 1)
+
+
 def moe_swiglu(
-    x: mx.array, experts: mx.array, weights: mx.array, gate_up: Experts, down: Experts, act: Activation = swiglu
+    x: mx.array,
+    experts: mx.array,
+    weights: mx.array,
+    gate_up: Experts,
+    down: Experts,
+    act: Activation = swiglu,
+    unsort_sum: UnsortSum = unsort_sum,
 ) -> mx.array:
     """The weighted sum of SwiGLU experts: ``x [rows, dims]``, ``experts`` and ``weights [rows, top_k]`` -> ``[rows,
     dims]``. ``gate_up`` yields gate and up side by side."""
@@ -238,16 +256,14 @@ def moe_swiglu(
     if rows * top_k < SORT_FROM:
         spread = mx.reshape(x, (rows, 1, 1, -1))
         gate, up = mx.split(gate_up(spread, experts), 2, axis=-1)
-        out = mx.reshape(down(act(gate, up), experts), (rows, top_k, -1))
-    else:
-        flat = mx.flatten(experts)
-        order = mx.argsort(flat)
-        flat = mx.take(flat, order)
-        spread = mx.expand_dims(mx.take(x, mx.floor_divide(order, top_k), axis=0), 1)
-        gate, up = mx.split(gate_up(spread, flat, True), 2, axis=-1)
-        out = mx.take(down(act(gate, up), flat, True), mx.argsort(order), axis=0)
-        out = mx.reshape(out, (rows, top_k, -1))
-    return mx.squeeze(mx.matmul(mx.expand_dims(weights.astype(out.dtype), 1), out), 1)
+        return _weighted_sum(mx.reshape(down(act(gate, up), experts), (rows, top_k, -1)), weights)
+    flat = mx.flatten(experts)
+    order = mx.argsort(flat)
+    flat = mx.take(flat, order)
+    spread = mx.expand_dims(mx.take(x, mx.floor_divide(order, top_k), axis=0), 1)
+    gate, up = mx.split(gate_up(spread, flat, True), 2, axis=-1)
+    out = mx.squeeze(down(act(gate, up), flat, True), 1)
+    return unsort_sum(out, order, weights)
 
 
 def start(offsets: Lengths) -> mx.array:

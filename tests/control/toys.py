@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from qwen3_mlx.control.collect import collect
 from qwen3_mlx.control.controller import Controller, Emit, Force, Stop
@@ -19,6 +20,7 @@ from qwen3_mlx.types import (
     SamplingParams,
     TextDelta,
     ThinkingDelta,
+    TokenLogprob,
     ToolCallDelta,
     Usage,
 )
@@ -37,6 +39,9 @@ WEATHER = {
 
 class ToyControls(NamedTuple):
     think_open: int | None = THINK_OPEN
+    think_close: int | None = THINK_CLOSE
+    tool_call_open: int | None = CALL_OPEN
+    tool_call_close: int | None = CALL_CLOSE
 
 
 class ToyDetokenizer:
@@ -64,6 +69,18 @@ class ToyVocabulary:
 
     eos_ids = frozenset({EOS})
     control = ToyControls()
+    added: ClassVar[dict[int, str]] = {256 + i: name for i, name in enumerate(CONTROL)}
+
+    @property
+    def tokens(self) -> Iterable[int]:
+        return self._pieces
+
+    @property
+    def vocab_size(self) -> int:
+        return max(self._pieces) + 1
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._pieces.get(token, b"")
 
     def token(self, piece: bytes) -> int:
         if piece not in self._made:
@@ -104,11 +121,13 @@ def request(
     *,
     stop: Sequence[str] = (),
     max_tokens: int | None = None,
+    logprobs: int | None = None,
     prompt: Sequence[int] = (65,),
     tools: Sequence[Any] = (),
     **rest: Any,
 ) -> Request:
-    return Request(tuple(prompt), SamplingParams(stop=tuple(stop), max_tokens=max_tokens), tools=tuple(tools), **rest)
+    params = SamplingParams(stop=tuple(stop), max_tokens=max_tokens, logprobs=logprobs)
+    return Request(tuple(prompt), params, tools=tuple(tools), **rest)
 
 
 def parse(req: Request, pieces: Iterable[str]) -> list[tuple[str, str]]:
@@ -203,3 +222,37 @@ def run(req: Request, tokens: Iterable[int], vocabulary: ToyVocabulary, *, end: 
         events.extend(controller.finish(end))
     assert controller.finish("cancelled") == ()
     return Run(sequence, events, reason, controller.usage(len(req.prompt), 0), forced)
+
+
+Choose = Callable[[int, Sequence[int]], int]
+"""The model: what to draw at a position, out of the tokens that a mask allows."""
+
+
+def draw(seed: int) -> Choose:
+    """Anything, depending on the position alone."""
+    return lambda position, options: options[random.Random(f"{seed} {position}").randrange(len(options))]
+
+
+def allowed(mask: bytes | None, vocabulary: ToyVocabulary) -> list[int]:
+    """The tokens of the vocabulary that a mask allows."""
+    tokens = sorted(vocabulary.tokens)
+    return tokens if mask is None else [t for t in tokens if mask[t >> 3] >> (t & 7) & 1]
+
+
+def play(req: Request, choose: Choose, vocabulary: ToyVocabulary, *, limit: int = 5000) -> Run:
+    """Runs a request with a model that keeps to its masks."""
+    controller = Controller(req, vocabulary, ids())
+    sequence: list[int] = []
+    events: list[Event] = []
+    forced: list[int] = []
+    result: Emit | Force | Stop = controller.start()
+    while True:
+        events.extend(result.events)
+        if isinstance(result, Stop):
+            return Run(sequence, events, result.reason, controller.usage(len(req.prompt), 0), forced)
+        if isinstance(result, Force):
+            sequence.extend(result.tokens)
+            forced.extend(result.tokens)
+        assert len(sequence) < limit
+        sequence.append(choose(len(sequence), allowed(controller.mask(), vocabulary)))
+        result = controller.step(sequence[-1], req.params.logprobs and TokenLogprob(sequence[-1], 0.0))

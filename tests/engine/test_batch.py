@@ -9,18 +9,20 @@ from typing import Any
 
 import pytest
 
-from qwen3_mlx import Qwen3, SamplingParams
+from qwen3_mlx import Grammar, Qwen3, SamplingParams
 from qwen3_mlx.engine import batch as batches
 from qwen3_mlx.engine.batch import Batch
 from qwen3_mlx.engine.streams import EventStream
 from qwen3_mlx.types import Event, Finished
+from tests.control.schemas import random_schema
 
 WORDS = ("strawberry", "banana", "committee", "raspberries", "Mississippi", "parallel")
 Ask = Callable[[Qwen3], EventStream]
 
 
 def asked(index: int) -> Ask:
-    """A request of any kind: greedy and sampled, with penalties and logprobs, thinking or not, with budgets."""
+    """A request of any kind: greedy and sampled, with penalties and logprobs, thinking or not, with budgets,
+    with and without a grammar."""
     rng = random.Random(index)
     text = f"How many {rng.choice('abersp')} are in {rng.choice(WORDS)}?"
     if index % 3 == 0:
@@ -38,7 +40,8 @@ def asked(index: int) -> Ask:
         max_tokens=rng.choice([1, 5, 40, 120]),
     )
     budget = rng.choice([None, None, 0, 3, 20]) if thinking else None
-    return lambda q: q.stream([{"role": "user", "content": text}], thinking, budget, params=params)
+    schema = rng.choice([None, None, random_schema(rng), Grammar.regex(r"[a-z ]{2,30}\d+")])
+    return lambda q: q.stream([{"role": "user", "content": text}], thinking, budget, schema=schema, params=params)
 
 
 def said(events: list[Event]) -> list[Any]:

@@ -25,6 +25,14 @@ def babble(tokens: Sequence[int]) -> int:
     return 97 + digest[1] % 26
 
 
+def allowed(token: int, mask: bytes | None) -> int:
+    """The token, or the one in its place that ``mask`` allows."""
+    if mask is None or mask[token >> 3] >> (token & 7) & 1:
+        return token
+    options = [i for i in range(len(mask) * 8) if mask[i >> 3] >> (i & 7) & 1]
+    return options[token % len(options)]
+
+
 def naive(request: Request, model: Next, context: int) -> tuple[list[Event], list[int]]:
     """The reference: no look-ahead, no threads. Returns the events and every token that went through the model."""
     controller = Controller(request, ToyVocabulary(), new_id=lambda: "call")
@@ -43,7 +51,7 @@ def naive(request: Request, model: Next, context: int) -> tuple[list[Event], lis
         elif len(sequence) > context:
             reason = "length"
             break
-        token = model(sequence)
+        token = allowed(model(sequence), controller.mask())
         outcome = controller.step(token)
         sequence.append(token)
     events += controller.finish(reason)
@@ -78,6 +86,7 @@ class ToyRunner:
         self.rows: list[Row] = []
         self.joined: set[Row] = set()
         self.together: list[int] = []
+        self.drawing: list[Row] = []
 
     @property
     def fed(self) -> list[list[int]]:
@@ -113,14 +122,22 @@ class ToyRunner:
     def step(self) -> list[tuple[Row, Any]]:
         unread = [(row, row.ahead) for row in self.rows]
         self.together.append(len(self.rows))
+        waits = any(row.controller.constrained for row in self.rows)
         for row, ahead in unread:
-            self._forward(row, [ahead.token], draw=True)  # type: ignore[union-attr]
+            self._forward(row, [ahead.token], draw=not waits)  # type: ignore[union-attr]
+        self.drawing = list(self.rows) if waits else []
         fresh, self.joined = self.joined, set()
         return [(row, ahead) for row, ahead in unread if row not in fresh]  # whose token was read before they joined
 
     def first(self, row: Row) -> tuple[int, None]:
         ahead: Any = row.ahead
         return ahead.token, None
+
+    def draw(self) -> None:
+        for row in self.drawing:
+            if row in self.rows:
+                self._draw(row)
+        self.drawing = []
 
     def read(self, unread: list[tuple[Row, Any]]) -> list[tuple[Row, tuple[int, None]]]:
         return [(row, (ahead.token, None)) for row, ahead in unread]
@@ -155,9 +172,14 @@ class ToyRunner:
         row.held += len(tokens)
         if self.fails_at is not None and len(cache.tokens) >= self.fails_at:
             raise RuntimeError("out of memory")
+        row.ahead = None
         if draw:
-            state: Any = row.state
-            assert len(cache.tokens) == len(row.request.prompt) + state, "a discarded draw must leave no trace"
-            ahead: Any = ToyDraw(self.model(list(cache.tokens)), state)
-            row.ahead = ahead
-            row.state = state + 1
+            self._draw(row)
+
+    def _draw(self, row: Row) -> None:
+        cache: Any = row.cache
+        state: Any = row.state
+        assert len(cache.tokens) == len(row.request.prompt) + state, "a discarded draw must leave no trace"
+        ahead: Any = ToyDraw(allowed(self.model(list(cache.tokens)), row.mask), state)
+        row.ahead = ahead
+        row.state = state + 1

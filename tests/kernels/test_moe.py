@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 
 from qwen3_mlx.config import ModelConfig, QuantSpec
+from qwen3_mlx.kernels import neural
 from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 from qwen3_mlx.kernels.verify import Trial
 from qwen3_mlx.model.linear import QuantizedSwitchLinear, SwitchLinear, TransposedSwitchLinear
@@ -31,6 +32,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return launch
 
     monkeypatch.setattr(mx.fast, "metal_kernel", make)
+    monkeypatch.setattr(neural, "_here", lambda: False)
     return names
 
 
@@ -46,8 +48,10 @@ class Trust:
         return trial.kernel not in self.bad
 
 
-def packed(out: int, dims: int, spec: QuantSpec = FOUR, dtype: mx.Dtype = mx.bfloat16) -> QuantizedSwitchLinear:
-    weight = mx.zeros((STACK, out, dims), dtype)
+def packed(
+    out: int, dims: int, spec: QuantSpec = FOUR, dtype: mx.Dtype = mx.bfloat16, stack: int = STACK
+) -> QuantizedSwitchLinear:
+    weight = mx.zeros((stack, out, dims), dtype)
     arrays = mx.quantize(weight, spec.group_size, spec.bits, mode=spec.mode)
     return QuantizedSwitchLinear(arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None, spec)
 
@@ -59,13 +63,14 @@ def run(
     gate_up: Any = None,
     down: Any = None,
     hidden: int = HIDDEN,
+    stack: int = STACK,
 ) -> mx.Dtype:
     """The dtype of the result."""
     kernels = on_metal(on_stock("emulate"), trust or Trust())
-    experts, weights = kernels.route(mx.zeros((rows, STACK), dtype), TOP_K, True)
+    experts, weights = kernels.route(mx.zeros((rows, stack), dtype), TOP_K, True)
     assert experts.dtype == mx.uint32 and weights.dtype == mx.float32
-    gate_up = gate_up or packed(2 * INNER, hidden, dtype=dtype)
-    down = down or packed(hidden, INNER, dtype=dtype)
+    gate_up = gate_up or packed(2 * INNER, hidden, dtype=dtype, stack=stack)
+    down = down or packed(hidden, INNER, dtype=dtype, stack=stack)
     out = kernels.moe_swiglu(mx.zeros((rows, hidden), dtype), experts, weights, gate_up, down)
     mx.eval(out)  # the stock path, too, takes experts from our router
     assert out.shape == (rows, hidden)
@@ -73,6 +78,8 @@ def run(
 
 
 ALL, ROUTER_ONLY = ["router", "moe_gate_up", "moe_down"], ["router"]
+GROUPED = ["router", "moe_groups", "moe_gate_up_grouped", "moe_down_grouped", "moe_sum"]
+PREFILL = ["router", "moe_unsort_sum"]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 8])
@@ -88,6 +95,36 @@ def test_a_decode_step_is_three_launches(launched: list[str], rows: int, dtype: 
         ("moe_gate_up", *sizes),
         ("moe_down", *sizes),
     ]
+
+
+@pytest.mark.parametrize("rows", [9, 31, 63])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_some_tokens_are_five_launches(launched: list[str], rows: int, dtype: mx.Dtype) -> None:
+    trust = Trust()
+    assert run(trust, rows, dtype) == dtype
+    assert launched == GROUPED
+    sizes = (dtype, HIDDEN, INNER, TOP_K, 4, 64)
+    assert trust.asked[1:] == [("moe_gate_up_grouped", *sizes), ("moe_down_grouped", *sizes)]
+
+
+def test_a_prefill_ends_in_one_launch(launched: list[str]) -> None:
+    trust = Trust()
+    run(trust, 64)
+    assert launched == PREFILL
+    assert trust.asked[1:] == [("moe_unsort_sum", mx.bfloat16, HIDDEN, TOP_K)]
+    launched.clear()
+    run(Trust("moe_unsort_sum"), 64)
+    run(None, 64, mx.float32)
+    assert launched == ROUTER_ONLY * 2
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(8, ALL), (9, GROUPED), (31, GROUPED), (32, PREFILL), (63, PREFILL)])
+def test_where_mlx_uses_neural_accelerators_many_pairs_an_expert_are_its_own(
+    launched: list[str], monkeypatch: pytest.MonkeyPatch, rows: int, expected: list[str]
+) -> None:
+    monkeypatch.setattr(neural, "_here", lambda: True)
+    run(None, rows, stack=16)
+    assert launched == expected
 
 
 def unfused() -> SwitchGLU:
@@ -125,8 +162,8 @@ def plain(out: int, dims: int) -> SwitchLinear:
 
 
 STOCK: dict[str, Callable[[], dict[str, Any]]] = {
-    "nine tokens": lambda: {"rows": 9},
-    "a prefill": lambda: {"rows": 100},
+    "nine tokens in float32": lambda: {"rows": 9, "dtype": mx.float32},
+    "nine tokens and six bits": lambda: {"rows": 9, "down": packed(HIDDEN, INNER, QuantSpec(6, 64))},
     "float32 activations": lambda: {"dtype": mx.float32},
     "scales of another dtype": lambda: {"gate_up": packed(2 * INNER, HIDDEN, dtype=mx.float32)},
     "six bits": lambda: {"gate_up": packed(2 * INNER, HIDDEN, QuantSpec(6, 64))},
@@ -158,6 +195,12 @@ def test_gate_up_and_down_may_be_packed_differently(launched: list[str]) -> None
 def test_a_kernel_that_is_not_trusted_is_not_launched(launched: list[str], bad: str, expected: list[str]) -> None:
     run(Trust(bad))
     assert launched == expected
+
+
+@pytest.mark.parametrize("bad", ["moe_gate_up_grouped", "moe_down_grouped"])
+def test_the_grouped_kernels_are_trusted_together(launched: list[str], bad: str) -> None:
+    run(Trust(bad), 9)
+    assert launched == ROUTER_ONLY
 
 
 def test_a_router_that_is_too_wide_is_stock(launched: list[str]) -> None:

@@ -9,19 +9,24 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from qwen3_mlx.kernels import packed_rows
+from qwen3_mlx.kernels import experts, packed_rows
 from qwen3_mlx.kernels.attention_trials import ATTENTION, NORM_ROPE, PACK, TABLE
 from qwen3_mlx.kernels.metal_source import FOLDER, source
-from qwen3_mlx.kernels.moe_trials import DOWN, GATE_UP, ROUTER
+from qwen3_mlx.kernels.moe_trials import DOWN, GATE_UP, GROUPED_DOWN, GROUPED_GATE_UP, ROUTER, UNSORT_SUM
 from qwen3_mlx.kernels.verify import Trial
 
 BF16 = mx.bfloat16
 # The layout of packed rows is known to the launchers of attention; it launches nothing itself.
 LAYOUT = {packed_rows.__file__}
+# So are the values that a lane takes at a time, which the grouped kernels share with those for few tokens.
+VALUES = {experts.__file__}
 TRIALS: list[tuple[Trial, tuple[Any, ...], set[str]]] = [
     (ROUTER, (BF16, 8, 2, True, False), set()),
     (GATE_UP, (BF16, 128, 128, 2, 4, 64, False), set()),
     (DOWN, (BF16, 128, 128, 2, 4, 64, False), set()),
+    (GROUPED_GATE_UP, (BF16, 128, 128, 2, 4, 64), VALUES),
+    (GROUPED_DOWN, (BF16, 128, 128, 2, 4, 64), VALUES),
+    (UNSORT_SUM, (BF16, 128, 2), set()),
     (TABLE, (32, False), LAYOUT),
     (NORM_ROPE, (BF16, 2, 1, 64), LAYOUT),
     (PACK, (BF16, 2, 1, 64, 8, 64), LAYOUT),

@@ -13,7 +13,7 @@ import qwen3_mlx
 from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.convert import convert
-from qwen3_mlx.kernels import experts
+from qwen3_mlx.kernels import experts, grouped_experts, neural
 from qwen3_mlx.kernels.decode_attention import block_size
 from qwen3_mlx.kernels.dispatch import on_stock
 from qwen3_mlx.model.qwen3 import Qwen3 as Model
@@ -42,6 +42,7 @@ class Pass(NamedTuple):
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
     monkeypatch.setattr(mx.fast, "metal_kernel", emulator.metal_kernel)
+    monkeypatch.setattr(neural, "_here", lambda: False)
     seen: list[Pass] = []
     hidden = Model.hidden
 
@@ -70,7 +71,11 @@ def expected(passes: list[Pass], moe: bool, kv_bits: int | None) -> dict[str, in
         layers |= {"decode_attention": len(steps), "decode_attention_merge": sum(total > block for total in steps)}
     if moe:
         few = sum(length <= experts.MAX_ROWS for length, _ in passes)
+        some = sum(experts.MAX_ROWS < length <= grouped_experts.MAX_ROWS for length, _ in passes)
+        assert few and some, "no pass of 9 to 63 tokens"
         layers |= {"router": len(passes), "moe_gate_up": few, "moe_down": few}
+        layers |= {f"moe_{name}": some for name in ("groups", "gate_up_grouped", "down_grouped", "sum")}
+        layers |= {"moe_unsort_sum": len(passes) - few - some}
     launches = {"norm_rope_table": len(passes)} | {name: LAYERS * count for name, count in layers.items()}
     return {f"qwen3_{name}": count for name, count in launches.items() if count}
 

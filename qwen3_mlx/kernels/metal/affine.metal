@@ -48,24 +48,27 @@ METAL_FUNC float qwen3_load(const device T* from, thread float* x) {
   return sum;
 }
 
-METAL_FUNC float qwen3_dot_nibbles(uint low16, const thread float* x) {
-  float sum = float(low16 & 0x000fu) * x[0];
-  sum = fma(float(low16 & 0x00f0u), x[1], sum);
-  sum = fma(float(low16 & 0x0f00u), x[2], sum);
-  return fma(float(low16 & 0xf000u), x[3], sum);
+// The i-th four codes of a lane's packed words, into q; those of 4 bits stay where they are, see qwen3_load.
+template <int BITS>
+METAL_FUNC void qwen3_codes(const thread uint* words, int i, thread float* q) {
+  if (BITS == 8) {
+    uchar4 bytes = as_type<uchar4>(words[i]);
+    q[0] = float(bytes.x);
+    q[1] = float(bytes.y);
+    q[2] = float(bytes.z);
+    q[3] = float(bytes.w);
+  } else {
+    uint low16 = words[i / 2] >> (16 * (i & 1));
+    q[0] = float(low16 & 0x000fu);
+    q[1] = float(low16 & 0x00f0u);
+    q[2] = float(low16 & 0x0f00u);
+    q[3] = float(low16 & 0xf000u);
+  }
 }
 
-METAL_FUNC float qwen3_dot_bytes(uint word, const thread float* x) {
-  uchar4 q = as_type<uchar4>(word);
-  float sum = float(q.x) * x[0];
-  sum = fma(float(q.y), x[1], sum);
-  sum = fma(float(q.z), x[2], sum);
-  return fma(float(q.w), x[3], sum);
-}
-
-// sum(q_k x_k) over the V values packed at row; one load.
-template <int V, int BITS>
-METAL_FUNC float qwen3_dot(const device uchar* row, const thread float* x) {
+// sums[n] = sum(q_k x[n][k]) over the V values packed at row, for N times V activations; one load.
+template <int V, int BITS, int N>
+METAL_FUNC void qwen3_dots(const device uchar* row, const thread float* x, thread float* sums) {
   constexpr int bytes = V * BITS / 8;
   uint words[bytes < 4 ? 1 : bytes / 4];
   if (bytes == 2) {
@@ -83,22 +86,28 @@ METAL_FUNC float qwen3_dot(const device uchar* row, const thread float* x) {
     words[bytes < 16 ? 0 : 2] = all.z;
     words[bytes < 16 ? 0 : 3] = all.w;
   }
-  if (BITS == 8) {
-    float sum = 0.0f;
 #pragma clang loop unroll(full)
-    for (int i = 0; i < V / 4; i++) {
-      sum += qwen3_dot_bytes(words[i], x + 4 * i);
+  for (int n = 0; n < N; n++) {
+    sums[n] = 0.0f;
+  }
+#pragma clang loop unroll(full)
+  for (int i = 0; i < V / 4; i++) {
+    float q[4];
+    qwen3_codes<BITS>(words, i, q);
+#pragma clang loop unroll(full)
+    for (int n = 0; n < N; n++) {
+      const thread float* at = x + n * V + 4 * i;
+      float sum = q[0] * at[0];
+      sum = fma(q[1], at[1], sum);
+      sum = fma(q[2], at[2], sum);
+      sums[n] += fma(q[3], at[3], sum);
     }
-    return sum;
   }
-  if (bytes == 2) {
-    return qwen3_dot_nibbles(words[0], x);
-  }
-  float sum = 0.0f;
-#pragma clang loop unroll(full)
-  for (int i = 0; i < V / 8; i++) {
-    sum += qwen3_dot_nibbles(words[i], x + 8 * i);
-    sum += qwen3_dot_nibbles(words[i] >> 16, x + 8 * i + 4);
-  }
+}
+
+template <int V, int BITS>
+METAL_FUNC float qwen3_dot(const device uchar* row, const thread float* x) {
+  float sum;
+  qwen3_dots<V, BITS, 1>(row, x, &sum);
   return sum;
 }

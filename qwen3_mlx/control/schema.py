@@ -1,0 +1,203 @@
+"""JSON schemas before they become grammars: what can be promised of them, and what is refused.
+
+Most of JSON Schema (draft 2020-12) is the grammar's own business, which refuses by name what it cannot keep. Here is
+what it would let pass: schemas nested too deeply, schemas no document of which ever ends, and a count of properties
+that a repeated key would fulfil.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import InvalidRequest
+from .tool_schema import resolve
+
+MAX_DEPTH = 64  # levels of a schema's own text: the compiler recurses
+MAX_SIZE = 1 << 20  # characters
+#: JSON as the chat template and ``json.dumps`` write it. One spelling of what lies between the values leaves the model
+#: nothing to choose there: no endless whitespace, and longer runs of forced tokens.
+SPACING = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+#: Without ``\\u0061``, which would spell the name of a property in a way that no rule for names is asked about.
+PLAIN_ESCAPES = 'nrbtf\\"'
+
+_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SINGLE = ("items", "additionalProperties")
+_URI = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&'()*+,;=%")
+_PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2})+")
+
+
+def schema_text(schema: Any, param: str) -> str:
+    """The JSON text of a schema that is ready for the grammar. Raises InvalidRequest naming ``param``."""
+    if not isinstance(schema, Mapping):
+        raise InvalidRequest(f"a JSON schema is an object, not {type(schema).__name__}", param=param)
+    if _depth(schema) > MAX_DEPTH:
+        raise InvalidRequest(f"the schema is nested more than {MAX_DEPTH} levels deep", param=param)
+    for node in _nodes(schema):
+        least = node.get("minProperties")
+        if isinstance(least, int) and least > max(1, len(_names(node.get("required")))):
+            raise InvalidRequest(
+                f"minProperties of {least} cannot be promised: of properties that the schema does not require by name"
+                " one may come twice; name them in required",
+                param=param,
+            )
+    if not _ends(schema):
+        raise InvalidRequest(
+            "no document of this schema ever ends: each must contain another one; make a property optional, or give"
+            " anyOf a way out",
+            param=param,
+        )
+    ready = _map(schema, close=not _composed(schema))
+    options = {**SPACING, "json_allowed_escapes": PLAIN_ESCAPES} if any(map(_names_rule, _nodes(ready))) else SPACING
+    text = json.dumps({**ready, "x-guidance": options}, ensure_ascii=False)
+    if len(text) > MAX_SIZE:
+        raise InvalidRequest(f"the schema is longer than {MAX_SIZE:,} characters", param=param)
+    return text
+
+
+def _depth(value: Any) -> int:
+    """Levels of ``value``; not more than one beyond the limit is looked at."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH:
+        level = [
+            item
+            for here in level
+            if isinstance(here, (Mapping, list))
+            for item in (here.values() if isinstance(here, Mapping) else here)
+        ]
+        depth += 1
+    return depth
+
+
+def _parts(schema: Mapping[str, Any]) -> Iterator[Any]:
+    """The schemas directly within a schema."""
+    for key in _MAPS:
+        if isinstance(schema.get(key), Mapping):
+            yield from schema[key].values()
+    for key in _LISTS:
+        if isinstance(schema.get(key), list):
+            yield from schema[key]
+    for key in _SINGLE:
+        yield schema.get(key)
+
+
+def _nodes(schema: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(schema, Mapping):
+        yield schema
+        for part in _parts(schema):
+            yield from _nodes(part)
+
+
+def _names_rule(node: Mapping[str, Any]) -> bool:
+    """Whether what a property may be depends on its name, and other names are allowed."""
+    if node.get("additionalProperties") is False and not node.get("patternProperties"):
+        return False
+    return bool(node.get("properties") or node.get("patternProperties") or node.get("required"))
+
+
+def _names(value: Any) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+
+
+def _composed(schema: Mapping[str, Any]) -> bool:
+    """Whether objects may be put together from several parts, each of which lists some of the properties."""
+    return any(
+        len(node.get("allOf") or ()) > 1 or ("properties" in node and node.keys() & {"anyOf", "oneOf", "allOf", "$ref"})
+        for node in _nodes(schema)
+    )
+
+
+def _map(schema: Any, close: bool) -> Any:
+    """The schema with its references as URIs, in which many tools write names as they are.
+
+    ``close``: with no properties beyond those that an object lists, where it says nothing about others. Such documents
+    are valid either way, and they are what a list of fields is meant to describe.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    out = dict(schema)
+    for key in _MAPS:
+        if isinstance(schema.get(key), Mapping):
+            out[key] = {name: _map(part, close) for name, part in schema[key].items()}
+    for key in _LISTS:
+        if isinstance(schema.get(key), list):
+            out[key] = [_map(part, close) for part in schema[key]]
+    for key in _SINGLE:
+        if key in schema:
+            out[key] = _map(schema[key], close)
+    if isinstance(schema.get("$ref"), str):
+        out["$ref"] = "".join(c if c in _URI else "".join(f"%{b:02X}" for b in c.encode()) for c in schema["$ref"])
+    listed = schema.get("properties")
+    if (
+        close
+        and isinstance(listed, Mapping)
+        and not schema.keys() & {"additionalProperties", "patternProperties", "minProperties"}
+        and listed.keys() >= set(_names(schema.get("required")))
+    ):
+        out["additionalProperties"] = False
+    return out
+
+
+def _decoded(reference: str) -> str:
+    return _PERCENT.sub(lambda run: bytes.fromhex(run[0].replace("%", "")).decode("utf-8", "replace"), reference)
+
+
+def _ends(root: Mapping[str, Any]) -> bool:
+    """Whether a finite document can be valid. The least fixed point: a reference ends if its target does without it."""
+    targets: dict[str, Any] = {}
+    waiting: list[Any] = [root]
+    while waiting:
+        for node in _nodes(waiting.pop()):
+            reference = node.get("$ref")
+            if isinstance(reference, str) and reference not in targets:
+                targets[reference] = resolve(_decoded(reference), root)
+                waiting.append(targets[reference])
+    known = dict.fromkeys(targets, False)
+    changed = True
+    while changed:
+        changed = False
+        for reference, ends in known.items():
+            target = targets[reference]
+            # What leads nowhere is reported, by its name, by the grammar's compiler.
+            if not ends and (not isinstance(target, Mapping) or _can_end(target, known)):
+                known[reference] = changed = True
+    return _can_end(root, known)
+
+
+def _can_end(schema: Any, known: Mapping[str, bool]) -> bool:
+    if not isinstance(schema, Mapping):
+        return schema is not False
+    if isinstance(schema.get("$ref"), str) and not known[schema["$ref"]]:
+        return False
+    for key, enough in (("anyOf", any), ("oneOf", any), ("allOf", all)):
+        options = schema.get(key)
+        if isinstance(options, list) and options and not enough(_can_end(option, known) for option in options):
+            return False
+    types = schema.get("type")
+    if types == "object" or types == ["object"]:
+        return _object_ends(schema, known)
+    if types == "array" or types == ["array"]:
+        return _array_ends(schema, known)
+    return True
+
+
+def _object_ends(schema: Mapping[str, Any], known: Mapping[str, bool]) -> bool:
+    listed = schema.get("properties")
+    listed = listed if isinstance(listed, Mapping) else {}
+    others = schema.get("additionalProperties", True)
+    if schema.get("minProperties") and not listed and not _can_end(others, known):
+        return False
+    return all(_can_end(listed.get(name, others), known) for name in _names(schema.get("required")))
+
+
+def _array_ends(schema: Mapping[str, Any], known: Mapping[str, bool]) -> bool:
+    least = schema.get("minItems")
+    if not isinstance(least, int) or least <= 0:
+        return True
+    first = schema.get("prefixItems")
+    first = first[:least] if isinstance(first, list) else []
+    rest = [schema.get("items", True)] if least > len(first) else []
+    return all(_can_end(item, known) for item in [*first, *rest])
