@@ -189,7 +189,8 @@ class Qwen3:
         else its answer has ended.
         """
         prompt = self.encode(messages, thinking, tools)
-        return explain(prompt, *self._prefixes.match(prompt), self.tokenizer)
+        cached, following = self._prefixes.match(prompt)
+        return explain(prompt, cached, following, self.tokenizer)
 
     # -- generation ----------------------------------------------------------------------------------------------
 
@@ -264,6 +265,8 @@ class Qwen3:
         The tokens so far are not computed again if they are still in the cache. Raises ``InvalidRequest`` for a thought
         that ended by itself, or a budget that is spent already.
         """
+        if not isinstance(completion, Completion):
+            raise InvalidRequest(f"only a Completion can be extended, not {type(completion).__name__}")
         request = completion.resume
         if request is None:
             raise InvalidRequest("this thought was not closed by its budget: there is nothing to extend")

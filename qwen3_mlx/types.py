@@ -184,7 +184,8 @@ class Timings:
 class Finished:
     """Always the last event of a request that did not fail; a failed one raises its typed error instead.
 
-    ``resume``: where a thought was closed because its budget was spent, the request that goes on thinking there.
+    ``resume``: where a thought was closed because its budget was spent, the request that goes on thinking there if it
+    is given a larger one.
     """
 
     finish_reason: FinishReason

@@ -142,6 +142,17 @@ def copied(part: mx.array, capacity: int = 0) -> mx.array:
     return mx.slice_update(fresh, part, mx.array([0]), (0,))
 
 
+def _filled(buffer: mx.array, place: int, part: mx.array) -> mx.array:
+    """With ``part [1, heads, length, width]`` as a row, and zeros behind it: a masked position weighs nothing, but
+    nothing times what is not a number is not a number."""
+    _, heads, length, width = part.shape
+    buffer = mx.slice_update(buffer, part, mx.array([place, 0]), (0, 2))
+    if rest := buffer.shape[2] - length:
+        nothing = mx.broadcast_to(mx.zeros((1,), buffer.dtype), (1, heads, rest, width))
+        buffer = mx.slice_update(buffer, nothing, mx.array([place, length]), (0, 2))
+    return buffer
+
+
 class Uncached:
     """Stands in for a layer's cache when nothing is to be remembered."""
 
@@ -230,7 +241,7 @@ class Layer:
             if capacity > buffer.shape[2]:
                 buffer = copied(buffer, capacity)
             for place, entry in joining.items():
-                buffer = mx.slice_update(buffer, entry[index], mx.array([place, 0]), (0, 2))
+                buffer = _filled(buffer, place, entry[index])
             mx.eval(buffer)
             self.buffers.append(buffer)
 

@@ -86,12 +86,12 @@ class PrefixCache:
         run = packed(tokens)
         nodes, length = self._walk(run)
         now = next(self._clock)
-        if nodes and (spare := length - sum(node.tokens for node in nodes[:-1])) < nodes[-1].tokens:
-            nodes[-1] = self._split(nodes[-1], spare)
         for node in nodes:
             node.used = now
         if length == len(tokens) or cache.row_nbytes(len(tokens) - length) > self.budget:
             return
+        if nodes and (spare := length - sum(node.tokens for node in nodes[:-1])) < nodes[-1].tokens:
+            nodes[-1] = self._split(nodes[-1], spare)
         parent = nodes[-1] if nodes else self._root
         self._attach(Node(run[length * _WIDTH :], cache.copy(row, length, len(tokens)), parent, now))
         self.shrink(self.nbytes - self.budget)
@@ -117,16 +117,16 @@ class PrefixCache:
         return nodes, at // _WIDTH
 
     def _split(self, node: Node, count: int) -> Node:
-        """The upper part, of ``count`` tokens, of a node whose lower part becomes its child."""
+        """The upper part, of ``count`` tokens, of a node whose lower part becomes its child. Both are made before
+        either takes its place: copying may fail, and other threads look on."""
         parent = node.parent
         assert parent is not None
-        self._detach(node)
         upper = Node(node.run[: count * _WIDTH], _part(node.held, 0, count), parent, node.used)
         lower = Node(node.run[count * _WIDTH :], _part(node.held, count, node.tokens), upper, node.used, node.children)
+        upper.children[lower.run[:_WIDTH]] = lower
         for child in lower.children.values():
             child.parent = lower
-        self._attach(upper)
-        self._attach(lower)
+        parent.children[upper.run[:_WIDTH]] = upper
         return upper
 
     def _attach(self, node: Node) -> None:
@@ -165,6 +165,8 @@ def _common(one: bytes, two: bytes) -> int:
 
 def _part(held: list[Entry], first: int, last: int) -> list[Entry]:
     """Copies, so that the whole is not kept alive."""
-    out = [tuple(copied(part[:, :, first:last]) for part in entry) for entry in held]
-    mx.eval(out)
+    out: list[Entry] = []
+    for entry in held:
+        out.append(tuple(copied(part[:, :, first:last]) for part in entry))
+        mx.eval(out[-1])
     return out

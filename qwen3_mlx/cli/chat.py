@@ -96,7 +96,7 @@ class Chat:
         if last is None or last.resume is None or self.conversation.messages[-1:] != [last.to_message()]:
             self._refuse(InvalidRequest("/more goes on with a thought that the budget has just cut short: see /budget"))
             return
-        budget = None if tokens is None else len(last.resume.generated) + tokens
+        budget = None if tokens is None else (last.resume.thinking_budget or 0) + tokens
         messages = self.conversation.messages
         before = list(messages)
         messages.pop()

@@ -145,15 +145,19 @@ def _think(on: bool) -> Callable[[Conversation, str], str]:
 def _budget(conversation: Conversation, argument: str) -> str:
     if argument == "off":
         conversation.budget = None
-    elif argument.isascii() and argument.isdigit():
+    elif _is_count(argument):
         conversation.budget = int(argument)
     elif argument:
         raise InvalidRequest(f"/budget takes a number of tokens, or off, not {argument!r}")
     return "no thinking budget" if conversation.budget is None else f"thinking budget: {conversation.budget:,} tokens"
 
 
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
 def _more(conversation: Conversation, argument: str) -> str:
-    if argument and not (argument.isascii() and argument.isdigit() and int(argument)):
+    if argument and not (_is_count(argument) and int(argument)):
         raise InvalidRequest(f"/more takes a number of tokens from 1, or nothing, not {argument!r}")
     raise More(int(argument) if argument else None)
 

@@ -122,7 +122,8 @@ class LocalEngine:
         length = len(request.prompt) + len(request.generated)
         if length >= self._context:
             raise ContextOverflow(length, self._context)
-        worst = max(request.prompt) if min(request.prompt) >= 0 else min(request.prompt)
+        ids = [*request.prompt, *(token for token, _ in request.generated)]
+        worst = max(ids) if min(ids) >= 0 else min(ids)
         if not 0 <= worst < self._vocab_size:
             raise InvalidRequest(f"token id {worst} is outside the vocabulary of {self._vocab_size:,}", param="prompt")
         return request
@@ -153,7 +154,8 @@ class LocalEngine:
 
 def _checked(prompt: Expected, vocab_size: int, context: int) -> Sequence[int]:
     tokens = prompt()
-    assert tokens and min(tokens) >= 0 and max(tokens) < vocab_size and len(tokens) < context
+    if not tokens or min(tokens) < 0 or max(tokens) >= vocab_size or len(tokens) >= context:
+        raise InvalidRequest("no prompt of this model", param="prompt")
     return tokens
 
 

@@ -51,20 +51,29 @@ class TokenLoop:
         self._load_s = load_s
         self._pace = pace or Pace()
         self._memory = memory
+        self._keeping = True
         if memory is not None:
             scheduler.admits = partial(self._admits, memory)
         self._warmup = Warmup(runner) if memory is None else Warmup(runner, memory.alone)
 
     def serve(self) -> None:
         while self._receive():
-            self._sweep()
-            if plan := self._scheduler.plan(self._pace):
-                self._run(plan)
-                self._sweep()
-            elif self._warmup:
-                self._warmup.step()
+            try:
+                self._turn()
+            except Exception as error:  # unforeseen: nobody may wait for an answer for ever
+                for row in [*self._scheduler.running, *self._scheduler.waiting]:
+                    self._fail(row, error)
+        self._keeping = False  # there is no next one
         for row in [*self._scheduler.running, *self._scheduler.waiting]:
             self._end(row, "cancelled")
+
+    def _turn(self) -> None:
+        self._sweep()
+        if plan := self._scheduler.plan(self._pace):
+            self._run(plan)
+            self._sweep()
+        elif self._warmup:
+            self._warmup.step()
 
     def _admits(self, memory: Memory, row: Row) -> bool:
         running = self._scheduler.running
@@ -133,6 +142,8 @@ class TokenLoop:
                         param="thinking_budget",
                     )
                 self._take(row, token, logprob)
+                if row.ended:
+                    return
         held = row.held
         self._runner.prefill(row, count)
         self._pace.fed(row.held - held, held)
@@ -149,8 +160,9 @@ class TokenLoop:
                 self._grow(self._memory)
             drawn = self._runner.read(self._runner.step())
         except Exception as error:  # it is the step's, and so of every row in it
-            for row in [row for row in rows if row in self._scheduler.running]:
-                self._fail(row, error)
+            for row in rows:
+                if row.place is not None or row.ahead is not None:
+                    self._fail(row, error)
             return
         self._pace.done(time.perf_counter())
         if any(row.place is not None for row in self._scheduler.running):
@@ -216,13 +228,19 @@ class TokenLoop:
         self._finish(row, reason)
 
     def _finish(self, row: Row, reason: FinishReason) -> None:
+        if row.ended:
+            return
+        row.ended = True
         prompt_tokens = len(row.request.prompt)
-        usage = row.controller.usage(prompt_tokens, row.cached)
-        self._leave(row, keep=True)
-        timings = row.clock.timings(self._load_s, prompt_tokens, row.sampled)
+        usage = row.controller.usage(prompt_tokens, min(row.cached, prompt_tokens))
+        self._leave(row, keep=self._keeping)
+        timings = row.clock.timings(self._load_s, row.prompt - row.cached, row.sampled)
         row.send(Finished(reason, usage, timings, row.resume))
 
     def _fail(self, row: Row, error: Exception) -> None:
+        if row.ended:
+            return
+        row.ended = True
         self._leave(row, keep=False)
         if ran_out(error):
             error = MemoryLimit(f"the device has run out of memory: {error}")

@@ -33,14 +33,15 @@ class Clock:
     first: float = 0.0
     last: float = 0.0
 
-    def timings(self, load_s: float, prompt_tokens: int, sampled_tokens: int) -> Timings:
+    def timings(self, load_s: float, computed: int, sampled_tokens: int) -> Timings:
+        """``computed``: the tokens of the prompt that went through the model."""
         prefill = self.first - self.started
         decode = self.last - self.first
         return Timings(
             load_s=load_s,
             queued_s=max(self.started - self.submitted, 0.0) if self.started else 0.0,
             ttft_s=max(self.first - self.submitted, 0.0) if self.first else 0.0,
-            prefill_tps=prompt_tokens / prefill if self.first and prefill > 0 else 0.0,
+            prefill_tps=computed / prefill if self.first and prefill > 0 else 0.0,
             decode_tps=(sampled_tokens - 1) / decode if decode > 0 and sampled_tokens > 1 else 0.0,
         )
 
@@ -78,6 +79,7 @@ class Row:
     mask: bytes | None = None
     sampled: int = 0
     cancelled: bool = False
+    ended: bool = False
     closing: FinishReason | None = None
 
     @property
@@ -99,11 +101,11 @@ class Row:
 
     @property
     def resume(self) -> Request | None:
-        """The request that goes on where the thought was closed by force."""
+        """The request that goes on where the thought was closed by force; its budget is the one that was spent."""
         if self.closed is None:
             return None
         params = replace(self.request.params, seed=self.seed)
-        return replace(self.request, params=params, thinking_budget=None, generated=tuple(self.drawn[: self.closed]))
+        return replace(self.request, params=params, generated=tuple(self.drawn[: self.closed]))
 
     def send(self, event: Event | Exception) -> None:
         """Deliver; a consumer that breaks loses its own request and nothing else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from mlx.utils import tree_flatten
 from ..cache.kv import KVCache
 from ..cache.prefix import PrefixCache
 from ..config import ModelConfig
-from ..costs import CACHE_STEP, Footprint
+from ..costs import CACHE_STEP, Footprint, kv_bytes_per_token
 from ..errors import EngineError
 from ..kernels import Kernels
 from ..kernels.stock import UNPACKED
@@ -102,7 +103,7 @@ class Runner:
         else:
             self._draw(row, self.model.head(hidden[:, -1:])[:, -1])
             if row.held - row.cached >= SOON:
-                self._store(row)
+                self._keep_row(row)
 
     def warm(self, tokens: Sequence[int], count: int, cache: KVCache | None) -> KVCache:
         """Feed the next ``count`` tokens of a prompt into ``cache``, or into one that begins with what is known of it;
@@ -154,14 +155,25 @@ class Runner:
     def leave(self, row: Row, *, keep: bool) -> None:
         """Let go of all that the row has on the device; ``keep``: keep what it has computed for others."""
         if keep and row.held:
-            self._store(row)
+            self._keep_row(row)
         self._batch.leave(row, keep=False)
-        row.cache = row.ahead = row.state = None
+        row.cache = row.ahead = row.state = row.sampler = None
 
-    def _store(self, row: Row) -> None:
+    def keeps(self, tokens: int) -> bool:
+        """Whether so many can be kept at all."""
+        itemsize = self.model.model.norm.weight.dtype.size
+        return tokens * kv_bytes_per_token(self.config, self.kv_bits, itemsize) <= self.prefixes.budget
+
+    def keep(self, tokens: Sequence[int], cache: KVCache, row: int = 0) -> None:
+        """Keep a row of a cache for requests that begin alike. Whatever prevents it is nobody's error: they compute
+        it."""
+        with contextlib.suppress(Exception):
+            self.prefixes.store(tokens, cache, row)
+
+    def _keep_row(self, row: Row) -> None:
         cache, index = (row.cache, 0) if row.place is None else (self._batch.cache, row.place)
         if cache is not None:
-            self.prefixes.store(row.tokens[: row.held], cache, index)
+            self.keep(row.tokens[: row.held], cache, index)
 
     def _draw(self, row: Row, logits: mx.array) -> None:
         assert row.sampler is not None and row.state is not None

@@ -88,6 +88,8 @@ class Scheduler(Generic[S]):
             self.running.remove(slot)
         elif slot in self.waiting:
             self.waiting.remove(slot)
+        if slot is self._oldest:
+            self._oldest = None  # nothing of it stays here
 
     def plan(self, pace: Pace) -> Plan[S]:
         while self.waiting and len(self.running) < self.max_rows and self.admits(self.waiting[0]):

@@ -46,22 +46,21 @@ class Warmup:
         try:
             if self._tokens is None:
                 self._tokens = self._expected[-1]()
-                if not self._fits(len(self._tokens)):
+                if not (self._fits(len(self._tokens)) and self._runner.keeps(len(self._tokens))):
                     self._done()
                     return
             self._cache = self._runner.warm(self._tokens, CHUNK, self._cache)
+            over = self._cache.offset == len(self._tokens)
         except Exception:
-            self._cache = None
-            self._done()
-            return
-        if self._cache.offset == len(self._tokens):
+            self._cache, over = None, True
+        if over:
             self.pause()
             self._done()
 
     def pause(self) -> None:
         """Keep what was computed where requests look for it, and nothing else."""
         if self._cache is not None and self._tokens is not None:
-            self._runner.prefixes.store(self._tokens[: self._cache.offset], self._cache)
+            self._runner.keep(self._tokens[: self._cache.offset], self._cache)
         self._cache = None
 
     def _done(self) -> None:

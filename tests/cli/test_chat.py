@@ -113,7 +113,7 @@ def test_stdin_must_be_utf8(script: Script, command_line: CommandLine) -> None:
     assert ran.err.splitlines()[-1] == "error: stdin, line 2: not UTF-8 text (byte 1): convert it to UTF-8"
 
 
-CUT = Request((1, 2), SamplingParams(), generated=((3, None), (4, None)))
+CUT = Request((1, 2), SamplingParams(), thinking_budget=2, generated=((3, None), (4, None), (5, None)))
 
 
 def test_more_lets_the_last_thought_go_on(script: Script, command_line: CommandLine) -> None:
