@@ -148,14 +148,15 @@ def test_what_is_trimmed_leaves_no_trace_and_rows_no_mark_on_others(kv_bits: int
 def test_rows_of_different_lengths_are_what_each_is_alone(kv_bits: int, tmp_path: Path) -> None:
     """To the bit: rows that were filled apart and then take steps together, over the end of a block too."""
     kernels, lengths, config = on_emulator(tmp_path), (3, 255, 511, 40), replace(CONFIG, num_hidden_layers=1)
-    together = KVCache(config, len(lengths), kv_bits=kv_bits, kernels=kernels)
-    alone, new = [], []
-    for place, length in enumerate(lengths):
+    rows, alone, new = [], [], []
+    for length in lengths:
         one, given = KVCache(config, kv_bits=kv_bits, kernels=kernels), drawn(kv_bits, (length, 2))
         attention(kernels, one, given.qkv, (length,))
-        together.put(place, one)
+        rows.append(one.row(0))
         new.append(given.qkv[:, length:])
         alone.append(attention(kernels, one, new[-1], (1, 1)))
+    together = rows[0]
+    together.arrange([0, None, None, None], dict(enumerate(rows[1:], 1)))
     assert mx.array_equal(attention(kernels, together, mx.concatenate(new), (1, 1)), mx.concatenate(alone))
 
 
