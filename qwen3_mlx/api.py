@@ -95,18 +95,7 @@ class Qwen3:
         begun = time.perf_counter()
         if not isinstance(name_or_path, str | Path):
             raise InvalidRequest(f"a model is named by a string or a Path, not {name_or_path!r}", param="name_or_path")
-        if kv_bits not in (None, 4, 8):
-            raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
-        if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
-            raise InvalidRequest(f"max_batch must be a whole number from 1, not {max_batch!r}", param="max_batch")
-        if prefix_cache_bytes is not None and (type(prefix_cache_bytes) is not int or prefix_cache_bytes < 0):
-            raise InvalidRequest(
-                f"prefix_cache_bytes must be 0 or more bytes, not {prefix_cache_bytes!r}", param="prefix_cache_bytes"
-            )
-        if not isinstance(stall, int | float) or isinstance(stall, bool) or not stall > 0:
-            raise InvalidRequest(f"stall must be a number of seconds above 0, not {stall!r}", param="stall")
-        if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 0):
-            raise InvalidRequest(f"memory_limit must be 0 or more bytes, not {memory_limit!r}", param="memory_limit")
+        _check_settings(kv_bits, max_batch, prefix_cache_bytes, stall, memory_limit)
         folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
@@ -270,8 +259,7 @@ class Qwen3:
         request = completion.resume
         if request is None:
             raise InvalidRequest("this thought was not closed by its budget: there is nothing to extend")
-        if thinking_budget is not None and (type(thinking_budget) is not int or thinking_budget < 0):
-            raise _budget_error(thinking_budget)
+        _check_budget(thinking_budget)
         return EventStream(self._engine, replace(request, thinking_budget=thinking_budget))
 
     def astream(
@@ -322,8 +310,7 @@ class Qwen3:
         schema: Schema | None,
         params: SamplingParams | None,
     ) -> Request:
-        if thinking_budget is not None and (type(thinking_budget) is not int or thinking_budget < 0):
-            raise _budget_error(thinking_budget)
+        _check_budget(thinking_budget)
         conversation = _messages(messages)
         resolved = self._params(params, thinking=thinking_requested(conversation, thinking))
         prompt = self.encode(conversation, thinking, tools)
@@ -357,8 +344,26 @@ class Qwen3:
         return self._defaults.resolve(params or SamplingParams(), thinking, self.config.vocab_size)
 
 
-def _budget_error(budget: object) -> InvalidRequest:
-    return InvalidRequest(f"thinking_budget must be 0 or more tokens, not {budget!r}", param="thinking_budget")
+def _check_budget(budget: object) -> None:
+    if budget is not None and (type(budget) is not int or budget < 0):
+        raise InvalidRequest(f"thinking_budget must be 0 or more tokens, not {budget!r}", param="thinking_budget")
+
+
+def _check_settings(
+    kv_bits: int | None, max_batch: int, prefix_cache_bytes: int | None, stall: float, memory_limit: int | None
+) -> None:
+    if kv_bits not in (None, 4, 8):
+        raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
+    if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
+        raise InvalidRequest(f"max_batch must be a whole number from 1, not {max_batch!r}", param="max_batch")
+    if prefix_cache_bytes is not None and (type(prefix_cache_bytes) is not int or prefix_cache_bytes < 0):
+        raise InvalidRequest(
+            f"prefix_cache_bytes must be 0 or more bytes, not {prefix_cache_bytes!r}", param="prefix_cache_bytes"
+        )
+    if not isinstance(stall, int | float) or isinstance(stall, bool) or not stall > 0:
+        raise InvalidRequest(f"stall must be a number of seconds above 0, not {stall!r}", param="stall")
+    if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 0):
+        raise InvalidRequest(f"memory_limit must be 0 or more bytes, not {memory_limit!r}", param="memory_limit")
 
 
 def _messages(messages: Messages) -> list[dict[str, Any]]:

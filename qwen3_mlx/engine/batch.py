@@ -34,8 +34,8 @@ class Unread:
 @dataclass(slots=True)
 class _Together:
     """What all places of the batch share. ``sampler``: ``None`` when others draw now than last; ``before``: its state
-    from before ``tokens`` were drawn. ``logits``: of the last forward pass, while nothing has been drawn from them;
-    ``tokens`` are then those it was fed, and ``before`` is ``state``."""
+    from before the last step's tokens were drawn, for rows that leave it to be fed. ``logits``: of the last forward
+    pass, while nothing has been drawn from them; ``tokens`` are then those it was fed, and ``before`` is ``state``."""
 
     cache: KVCache
     sampler: Sampler | None
@@ -125,8 +125,7 @@ class Batch:
 
     def _adopt(self, row: Row) -> None:
         assert row.cache is not None and row.sampler is not None and row.state is not None and row.ahead is not None
-        out, before = row.ahead.out, row.ahead.before
-        self._together = _Together(row.cache, row.sampler, row.state, before, out.tokens)
+        self._together = _Together(row.cache, row.sampler, row.state, row.state, row.ahead.tokens)
         self.rows, self._drawing = [row], [(row.request.params, row.seed)]
         self._seat(row, 0)
 
@@ -152,17 +151,15 @@ class Batch:
         """Whether this share of the batch's cache may be copied at any time."""
         return self._together is None or self._together.cache.nbytes * share <= CHEAP
 
-    def _arrange(self, places: Sequence[int | None]) -> None:
-        """Have the rows of these places, in this order, and empty places for ``None``."""
+    def _arrange(self, places: list[int]) -> None:
+        """Have the rows of these places, in this order. Before a step, which is when ``before`` begins to count."""
         t = self._together
         assert t is not None
         t.cache.arrange(places)
-        picks = [place or 0 for place in places]
-        self.rows = [None if place is None else self.rows[place] for place in places]
-        self._drawing = [self._drawing[place] for place in picks]
-        t.tokens = mx.take(t.tokens, mx.array(picks))
-        t.state, t.before = (SamplerState.gather([(state, pick) for pick in picks]) for state in (t.state, t.before))
-        t.sampler = None
+        self.rows = [self.rows[place] for place in places]
+        self._drawing = [self._drawing[place] for place in places]
+        t.tokens = mx.take(t.tokens, mx.array(places))
+        t.state, t.sampler = SamplerState.gather([(t.state, place) for place in places]), None
         for place, row in enumerate(self.rows):
             if row is not None:
                 row.place = place
@@ -179,17 +176,17 @@ class Batch:
         self._drawing += [self._drawing[0]] * more
         joining = {place: row.cache for place, row in zip(places, rows, strict=True) if row.cache is not None}
         t.cache.arrange([*range(before), *[None] * more], joining)
-        states, befores = ([(state, min(p, before - 1)) for p in range(before + more)] for state in (t.state, t.before))
-        tokens, order = [t.tokens], [min(p, before - 1) for p in range(before + more)]
+        order = [min(place, before - 1) for place in range(before + more)]
+        states, tokens = [(t.state, place) for place in order], [t.tokens]
         for place, row in zip(places, rows, strict=True):
             assert row.state is not None and row.ahead is not None
             order[place] = before + len(tokens) - 1
-            tokens.append(row.ahead.out.tokens)
-            states[place], befores[place] = (row.state, 0), (row.ahead.before, 0)
+            tokens.append(row.ahead.tokens)
+            states[place] = row.state, 0
             self.rows[place], self._drawing[place] = row, (row.request.params, row.seed)
             self._seat(row, place)
         t.tokens = mx.take(mx.concatenate(tokens), mx.array(order))
-        t.state, t.before, t.sampler = SamplerState.gather(states), SamplerState.gather(befores), None
+        t.state, t.sampler = SamplerState.gather(states), None
 
     def _seat(self, row: Row, place: int) -> None:
         row.place, row.cache, row.state, row.ahead = place, None, None, None

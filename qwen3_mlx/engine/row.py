@@ -67,7 +67,7 @@ class Row:
     cache: KVCache | None = None
     sampler: Sampler | None = None
     state: SamplerState | None = None
-    ahead: Draw | None = None
+    ahead: SampleOut | None = None
     seed: int = 0
     place: int | None = None
     tokens: list[int] = field(default_factory=list)
@@ -113,11 +113,3 @@ class Row:
             self.sink(event)
         except Exception:
             self.cancelled = True
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """A drawn token on the device, and the sampler's state from before it was drawn."""
-
-    out: SampleOut
-    before: SamplerState

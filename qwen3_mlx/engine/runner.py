@@ -22,7 +22,7 @@ from ..sampling import SampleOut, Sampler, fresh_seed
 from ..types import TokenLogprob
 from .batch import Batch, Unread
 from .memory import LEAST_CHUNK, Held
-from .row import Draw, Row
+from .row import Row
 
 #: Tokens of a prompt from which it is kept as soon as it is computed, and not when its answer has ended: requests that
 #: share a long prompt come together.
@@ -131,7 +131,7 @@ class Runner:
     def first(self, row: Row) -> Read | EngineError:
         """Wait for the token that a row has drawn before it joins."""
         assert row.ahead is not None
-        return _listed(row.ahead.out)[0]
+        return _listed(row.ahead)[0]
 
     def read(self, unread: Sequence[Unread]) -> list[tuple[Row, Read | EngineError]]:
         """Wait for drawn tokens; an error for a row whose logits are NaN or infinite."""
@@ -177,10 +177,8 @@ class Runner:
 
     def _draw(self, row: Row, logits: mx.array) -> None:
         assert row.sampler is not None and row.state is not None
-        out, after = row.sampler(logits, row.state, [row.mask])
-        mx.async_eval(out.arrays())
-        row.ahead = Draw(out, row.state)
-        row.state = after
+        row.ahead, row.state = row.sampler(logits, row.state, [row.mask])
+        mx.async_eval(row.ahead.arrays())
 
 
 def working_bytes(config: ModelConfig, kv_bits: int | None, kernels: Kernels) -> int:

@@ -37,6 +37,7 @@ class EventStream:
             self._seen.append(event)
             if self._ended:
                 self._then(self._seen)
+                self._then = None  # what it holds is not needed again
         return event
 
     def cancel(self) -> None:
@@ -72,9 +73,10 @@ async def astream(engine: Engine, request: Request, then: Then | None = None) ->
             event = await events.get()
             if isinstance(event, Exception):
                 raise event
-            seen.append(event)
-            if then is not None and isinstance(event, Finished):
-                then(seen)
+            if then is not None:
+                seen.append(event)
+                if isinstance(event, Finished):
+                    then(seen)
             yield event
             if isinstance(event, Finished):
                 return
