@@ -25,6 +25,7 @@ class Options:
     kv_bits: int | None = None
     context: int | None = None
     kernels: KernelMode | None = None
+    deterministic: bool = False
     thinking: bool = True
     thinking_budget: int | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
@@ -78,6 +79,11 @@ _MODEL = (
     click.option("--kv-bits", type=Width(4, 8), help="Keep the cache of keys and values at this width."),
     click.option("--context", type=Number(int, 2, hint="at least 2 tokens"), help="Longest conversation, in tokens."),
     click.option("--kernels", type=click.Choice(["auto", "reference", "metal", "emulate"]), help="Which kernels run."),
+    click.option(
+        "--deterministic",
+        is_flag=True,
+        help="With --seed the same tokens, whatever runs beside; on a GPU prompts take longer.",
+    ),
 )
 _THINKING = (
     click.option("--thinking/--no-thinking", default=True, help="Think before answering (the default)."),

@@ -12,6 +12,7 @@ from ..config import ModelConfig
 from ..kernels import Kernels, Lengths, resolve
 from .attention import LayerCache
 from .block import Block
+from .deterministic import substitute
 from .fuse import transpose
 from .linear import Embedding, Linear, RMSNorm
 from .rope import frequencies
@@ -72,6 +73,13 @@ class Qwen3(nn.Module):
             return self["model"]["embed_tokens"].as_head(hidden)
         return self["lm_head"](hidden)
 
+    def rehearse(self, kv_bits: int | None = None) -> None:
+        """Run a small prompt and a step over a cache of ``kv_bits``, so that what the kernels refuse is refused before
+        somebody waits for an answer. Raises what they raise."""
+        cache = KVCache(self.config, kv_bits=kv_bits, kernels=self.kernels)
+        for tokens in ([0, 0], [0]):
+            mx.eval(self(mx.array([tokens]), cache))
+
     def fuse(self) -> None:
         """Join projections that read the same input, and lay weights out for the device; call once, after loading.
 
@@ -90,5 +98,7 @@ class Qwen3(nn.Module):
             transpose(self.model, deep=False)
             mx.eval(self.model.embed_tokens.parameters())
             transpose(self, deep=False)
+        if self.kernels.linear is not None:
+            substitute(self, self.kernels.linear)
         mx.eval(self.parameters())
         mx.clear_cache()
