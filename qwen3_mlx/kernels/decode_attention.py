@@ -119,9 +119,8 @@ def attend_dense(
     not packed, row b over the first ``lengths[b]`` (int32, ``[batch]``)."""
     q_heads, kv_heads = queries.shape[1], keys.shape[1]
     assert keys.shape == values.shape and keys.dtype == values.dtype == queries.dtype
-    both = [Segment(part.view(mx.uint32), lengths) for part in (keys, values)]
-    block = block_size(q_heads // kv_heads, DENSE)
-    return _launch(queries, both, 1, scale, tokens, DENSE, keys.shape[3], block)
+    both = [Segment(keys, lengths), Segment(values, lengths)]
+    return _launch(queries, both, 1, scale, tokens, DENSE, keys.shape[3], block_size(q_heads // kv_heads, DENSE))
 
 
 def _launch(

@@ -123,7 +123,7 @@ class _Deterministic:
         """:func:`reference.moe_swiglu`, in pieces of as many rows as the kernels take: a row's result is the same in
         any piece."""
         rows, top_k = experts.shape
-        most = max(min(grouped.MAX_ROWS, grouped.MAX_PAIRS // top_k), few.MAX_ROWS)
+        most = max(grouped.MAX_PAIRS // top_k, few.MAX_ROWS)
         parts = []
         for at in range(0, rows, most):
             piece = slice(at, at + most)

@@ -48,7 +48,7 @@ class MoE:
     def by_kernels(
         self, x: mx.array, experts: mx.array, weights: mx.array, gate_up: Experts, down: Experts
     ) -> mx.array | None:
-        """:meth:`moe_swiglu` of as many rows as there are kernels for; ``None`` where they do not take it."""
+        """:meth:`moe_swiglu` by kernels for as many rows as they can take; ``None`` where they take no such experts."""
         first, second, (rows, top_k) = gate_up.packed, down.packed, experts.shape
         if first is None or second is None:
             return None

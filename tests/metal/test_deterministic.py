@@ -18,7 +18,9 @@ from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.engine.batch import Batch
 from qwen3_mlx.errors import Unavailable, UnsupportedModel
+from qwen3_mlx.kernels import grouped_experts
 from qwen3_mlx.kernels.decode_attention import BLOCK, DENSE
+from qwen3_mlx.kernels.dispatch import on_stock
 from qwen3_mlx.model.qwen3 import Qwen3 as Model
 from qwen3_mlx.types import Finished
 from qwen3_mlx.weights import load_model
@@ -66,6 +68,7 @@ def test_a_prompt_in_any_pieces(loaded: Loaded, monkeypatch: pytest.MonkeyPatch)
     """Over the end of a block of attention, and of what the experts' kernels take at a time."""
     for bits in (DENSE, 8, 4):
         monkeypatch.setitem(BLOCK, bits, 64)
+    monkeypatch.setattr(grouped_experts, "MAX_PAIRS", 2 * 64)
     whole = loaded.fed([70])
     for pieces in ([64, 6], [3, 58, 1, 8], [1, 9, 50, *[1] * 10]):
         for got, want in zip(loaded.fed(pieces), whole, strict=True):
@@ -104,10 +107,10 @@ def ask(q: Qwen3, index: int) -> Any:
         top_k=(0, 20)[index % 2],
         top_p=(1.0, 0.9)[index % 2],
         seed=index,
-        max_tokens=10 + 2 * index,
+        max_tokens=8 + 3 * index,
         logprobs=2,
     )
-    text = "How many e are in " + " and ".join(["nevertheless", "tree", "letter", "sweet"][: 1 + index % 4]) + "?"
+    text = "How many e are in " + " and ".join(["tree", "letter", "nevertheless"][: 1 + index]) + "?"
     return q.stream([{"role": "user", "content": text}], thinking=index % 2 == 0, params=params)
 
 
@@ -124,7 +127,7 @@ def test_a_request_says_the_same_in_any_company(
     name: str, bits: int | None, kv_bits: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alone; beside others, with prompts in small pieces, the cache cold and then warm."""
-    count, sizes, real = 4, [], Batch.step
+    count, sizes, real = 3, [], Batch.step
 
     def step(self: Batch) -> Any:
         sizes.append(sum(row is not None for row in self.rows))
@@ -140,13 +143,19 @@ def test_a_request_says_the_same_in_any_company(
         for _ in ("cold", "warm"):
             streams = [ask(q, index) for index in range(count)]
             assert [said(stream) for stream in streams] == alone
-    assert max(sizes) > count // 2
+    assert max(sizes) > 1
 
 
-def test_answers_are_right() -> None:
-    with Qwen3.load("demo", bits=4, kernels="emulate", deterministic=True) as q:
-        done = q.generate("How many e are in nevertheless?", params=SamplingParams(temperature=0, max_tokens=160))
-    assert done.content == "The letter e appears 4 times in nevertheless."
+def test_logits_are_as_near_to_float32_as_those_of_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, errors = mx.array([[*b"How many letters have these words? What is seven plus twelve?"]]), []
+    exact = load_model(DEMO / "dense", bits=4, kernels="reference")[0](tokens)
+    for deterministic in (True, False):
+        if not deterministic:
+            monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda *_: on_stock("emulate"))
+        model, _ = load_model(DEMO / "dense", bits=4, kernels="emulate", deterministic=deterministic)
+        errors.append(float(mx.mean(mx.square(model(tokens) - exact))) ** 0.5)
+    print(f"root mean square error of logits: deterministic {errors[0]:.4f}, stock {errors[1]:.4f}")
+    assert 0 < errors[0] <= 1.25 * errors[1]
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

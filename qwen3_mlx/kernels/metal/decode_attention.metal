@@ -10,7 +10,7 @@
 // half of the simdgroup. What is added to what depends on positions in the row alone, not on the segment that holds a
 // token nor on other rows.
 //
-// BITS 16: keys and values are not packed. They are the first and the second segment's rows, words of two values of T.
+// BITS 16: keys and values are not packed. They are the first and the second segment's rows, [..., HEAD_DIM] of T.
 constexpr uint heads = Q_PER_KV > 8 ? 8 : Q_PER_KV;
 constexpr uint half_tokens = 16 / heads;
 constexpr uint tokens = 2 * half_tokens;
@@ -48,14 +48,17 @@ if (row >= batch) {
 }
 uint kv_heads = rows0_shape[1];
 uint kv_head = first_head / Q_PER_KV;
-segments.rows[0] = rows0 + ulong((rows0_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows0_shape[2] * width;
+segments.rows[0] =
+    (const device uint*)rows0 + ulong((rows0_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows0_shape[2] * width;
 segments.rows[1] = segments.rows[0];
 segments.rows[2] = segments.rows[0];
 if (SEGMENTS > 1 || BITS == 16) {
-  segments.rows[1] = rows1 + ulong((rows1_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows1_shape[2] * width;
+  segments.rows[1] =
+      (const device uint*)rows1 + ulong((rows1_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows1_shape[2] * width;
 }
 if (SEGMENTS > 2) {
-  segments.rows[2] = rows2 + ulong((rows2_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows2_shape[2] * width;
+  segments.rows[2] =
+      (const device uint*)rows2 + ulong((rows2_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows2_shape[2] * width;
 }
 
 threadgroup float shared[heads * HEAD_DIM];
