@@ -30,6 +30,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
+from qwen3_mlx.engine.step import DecodeStep
 from qwen3_mlx.kernels import Kernels, Lengths, resolve
 from qwen3_mlx.kernels.dispatch import on_stock
 from qwen3_mlx.kernels.views import entry
@@ -100,10 +101,11 @@ def ours(
         layer.append(entry(mx.zeros(shape, dtype), mx.zeros(shape, dtype), layer.packing))
     mx.eval(cache.arrays)
     held, lengths = [list(layer.buffers) for layer in cache.layers], Lengths(tuple(position - i for i in range(batch)))
-    token = mx.array([[1]] * batch)
+    token, step = mx.array([[1]] * batch), DecodeStep(model)
 
     def graph(token: mx.array) -> tuple[mx.array, ...]:
-        return (model(token, cache), *cache.arrays)
+        out = step(token[:, 0], cache) if token.shape[1] == 1 else model(token, cache)
+        return (out, *cache.arrays)
 
     def restore() -> None:
         for layer, buffers in zip(cache.layers, held, strict=True):
@@ -245,9 +247,7 @@ def compare(name: str, setting: str, runs: int, position: int, batch: int) -> di
     config = ModelConfig.from_dict(MODELS[name])
     packed = setting != "cpu"
     sides = {
-        "qwen3-mlx": ours(
-            config, on_stock("emulate") if packed else resolve("reference"), packed, position, batch=batch
-        ),
+        "qwen3-mlx": ours(config, on_stock("metal") if packed else resolve("reference"), packed, position, batch=batch),
         "mlx-lm": peer(MODELS[name], config, packed, position, batch=batch),
     }
     seen: dict[str, list[float]] = {side: [] for side in sides}

@@ -6,11 +6,12 @@ decided there and nowhere else.
 
 from .dispatch import ENVIRONMENT, MODES, Kernels, resolve
 from .reference import Experts, Frequencies, Norms, Packed, norms
-from .views import DenseView, Entry, Lengths, PackedView, Packing, View
+from .views import Bounded, DenseView, Entry, Lengths, PackedView, Packing, View
 
 __all__ = [
     "ENVIRONMENT",
     "MODES",
+    "Bounded",
     "DenseView",
     "Entry",
     "Experts",
