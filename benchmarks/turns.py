@@ -89,6 +89,7 @@ def main() -> None:
     seen: list[list[tuple[Turn, Turn]]] = []
     try:
         with Qwen3.load(args.model) as q:
+            tokenizer = q.tokenizer
             eos = sorted(q.tokenizer.eos_ids)
             bias = {token: -1e9 for token in eos}
             params = SamplingParams(temperature=0, max_tokens=args.tokens, logit_bias=bias)
@@ -97,7 +98,9 @@ def main() -> None:
                 seen.append([])
                 for turn in range(args.turns):
                     for chat in chats:
-                        chat.append({"role": "user", "content": f"How many r are in {WORDS[turn % 9]}? ({run})"})
+                        chat.append(
+                            {"role": "user", "content": f"How many r are in {WORDS[(turn + run) % 9]}? ({run})"}
+                        )
                     pair = ours(q, chats[0], params), theirs(port, chats[1], args.tokens, eos)
                     seen[-1].append(pair)
                     for chat, one in zip(chats, pair, strict=True):
@@ -106,12 +109,17 @@ def main() -> None:
     finally:
         server.terminate()
     print(f"{args.turns} turns, {args.tokens} tokens an answer, medians of {args.runs} runs")
-    print("  turn   qwen3-mlx ms   prefilled   mlx-lm ms   ratio")
+    print("  turn   qwen3-mlx ms   prefilled   mlx-lm ms   ratio   last answer of mlx-lm, tokens without the thought")
     for turn in range(args.turns):
         mine, other = ([run[turn][side].seconds * 1e3 for run in seen] for side in (0, 1))
         computed = max(run[turn][0].computed or 0 for run in seen)
         a, b = statistics.median(mine), statistics.median(other)
-        print(f"  {turn + 1:4}   {a:12.1f}   {computed:9}   {b:9.1f}   {b / a:5.1f}x")
+        line = f"  {turn + 1:4}   {a:12.1f}   {computed:9}   {b:9.1f}   {b / a:5.1f}x"
+        if turn:  # what mlx-lm's server computes again, if the thought before it is gone
+            line += "   " + ", ".join(
+                str(len(tokenizer.encode(str(run[turn - 1][1].message["content"])))) for run in seen
+            )
+        print(line)
 
 
 if __name__ == "__main__":
