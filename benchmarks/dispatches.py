@@ -86,7 +86,7 @@ def count(name: str, kv_bits: int | None, tokens: int = 1) -> dict[str, Counter[
     """The launches of a pass over so many tokens: with our kernels, with ``deterministic=True``, with stock operations
     alone, and of mlx-lm."""
     source, new = MODELS[name], mx.ones((1, tokens), mx.int32)
-    config, stock = ModelConfig.from_dict(source), on_stock("emulate")
+    config, stock = ModelConfig.from_dict(source), on_stock("metal")
     trusting = {"qwen3-mlx": on_metal(stock, lambda *_: True), "deterministic": deterministic(stock, lambda *_: True)}
     sides = {
         **{side: ours(config, held, True, POSITION, kv_bits, mx.bfloat16) for side, held in trusting.items()},

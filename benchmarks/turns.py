@@ -5,7 +5,9 @@
 Every answer, thought included, has exactly ``--tokens`` tokens: the end of an answer is forbidden, so what follows
 its sense is babble (and the thought is sent back too, lest the template finds one in the babble). It is the template
 that leaves it out. Between two turns there is a pause in which a user would read. The clock runs from the request to
-the first token that arrives; theirs comes over HTTP on this machine, ours from the library.
+the first token that arrives; theirs comes over HTTP on this machine, ours from the library. Where the babble never
+comes out of its thought there is no answer to compute again: another question is asked in its place, whose time does
+not count.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qwen3_mlx import Qwen3, SamplingParams, hub
 from qwen3_mlx.control.collect import collect
+from qwen3_mlx.text.tokenizer import Tokenizer
 
+TRIES = 6
 WORDS = ["strawberry", "banana", "committee", "raspberries", "Mississippi", "parallel", "pear", "letters", "apple"]
 
 
@@ -63,6 +68,26 @@ def theirs(port: int, messages: list[dict[str, Any]], tokens: int, eos: list[int
     return Turn(first, text, thought, None)
 
 
+def answered(
+    side: Callable[[list[dict[str, Any]]], Turn],
+    chat: list[dict[str, Any]],
+    questions: Sequence[str],
+    least: int,
+    tokenizer: Tokenizer,
+) -> Turn:
+    """The turn of the first question; in the chat goes the first that has an answer of ``least`` tokens."""
+    first: Turn | None = None
+    for question in questions:
+        message = {"role": "user", "content": question}
+        turn = side([*chat, message])
+        first = first or turn
+        if len(tokenizer.encode(turn.message["content"])) >= least:
+            break
+    assert first is not None
+    chat += [message, turn.message]
+    return first
+
+
 def serve(folder: str, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlx_lm.server", "--model", folder, "--port", str(port), "--log-level", "ERROR"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -89,19 +114,22 @@ def main() -> None:
     seen: list[list[tuple[Turn, Turn]]] = []
     try:
         with Qwen3.load(args.model) as q:
+            tokenizer = q.tokenizer
             eos = sorted(q.tokenizer.eos_ids)
             bias = {token: -1e9 for token in eos}
             params = SamplingParams(temperature=0, max_tokens=args.tokens, logit_bias=bias)
+            sides = (
+                lambda chat: ours(q, chat, params),
+                lambda chat: theirs(port, chat, args.tokens, eos),
+            )
             for run in range(args.runs):
                 chats: list[list[dict[str, Any]]] = [[], []]
                 seen.append([])
                 for turn in range(args.turns):
-                    for chat in chats:
-                        chat.append({"role": "user", "content": f"How many r are in {WORDS[turn % 9]}? ({run})"})
-                    pair = ours(q, chats[0], params), theirs(port, chats[1], args.tokens, eos)
-                    seen[-1].append(pair)
-                    for chat, one in zip(chats, pair, strict=True):
-                        chat.append(one.message)
+                    asked = [f"How many r are in {WORDS[(turn + run + i) % 9]}? ({run}.{i})" for i in range(TRIES)]
+                    least = args.tokens // 2
+                    pair = [answered(*both, asked, least, tokenizer) for both in zip(sides, chats, strict=True)]
+                    seen[-1].append((pair[0], pair[1]))
                     time.sleep(args.pause)
     finally:
         server.terminate()

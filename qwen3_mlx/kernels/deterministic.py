@@ -59,6 +59,7 @@ def deterministic(base: Kernels, trusts: Trusts) -> Kernels:
     own = _Deterministic(base, trusts)
     return replace(
         base,
+        compiled=False,  # what runs is what was proved
         rms_norm=own.rms_norm,
         rotation=own.rotation,
         norm_rope=own.norm_rope,

@@ -36,6 +36,7 @@ def test_a_set_of_its_own() -> None:
     for name in ("quantized_matmul", "gather_qmm", "scaled_dot_product_attention", "rms_norm"):
         assert any(line.startswith(f"{name}:") for line in own.avoided)
     assert (own.packed, own.dtype, own.transposed, own.mode) == (plain.packed, plain.dtype, plain.transposed, "emulate")
+    assert not deterministic(on_stock("metal"), lambda *_: True).compiled
 
 
 @pytest.mark.skipif(not ON_CPU, reason="says what a CPU device gets")
