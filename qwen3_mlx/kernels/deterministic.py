@@ -172,9 +172,8 @@ class _Deterministic:
             _refuse(f"keys and values in {stored.dtype} for activations in {dtype}")
         if not decode_attention.supported(heads, kv_heads, head_dim, *packing, dtype):
             _no_heads(queries)
-        sharing = heads // kv_heads
-        split = max(tokens) > decode_attention.block_size(sharing, packing.bits)
-        self._require(ATTENTION, dtype, sharing, head_dim, *packing, split, in_constant(rows))
+        for split in (False, True):  # that of longer rows too, so that no answer finds it missing on its way
+            self._require(ATTENTION, dtype, heads // kv_heads, head_dim, *packing, split, in_constant(rows))
         if isinstance(view, DenseView):
             return decode_attention.attend_dense(queries, view.keys, view.values, lengths, scale, tokens)
         return decode_attention.attend(queries, [Segment(view.rows, lengths)], scale, tokens, *packing)

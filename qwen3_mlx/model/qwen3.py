@@ -74,11 +74,11 @@ class Qwen3(nn.Module):
         return self["lm_head"](hidden)
 
     def rehearse(self, kv_bits: int | None = None) -> None:
-        """Run a small prompt and a step over a cache of ``kv_bits``, so that what the kernels refuse is refused before
-        somebody waits for an answer. Raises what they raise."""
-        cache = KVCache(self.config, kv_bits=kv_bits, kernels=self.kernels)
-        for tokens in ([0, 0], [0]):
-            mx.eval(self(mx.array([tokens]), cache))
+        """Run a pass of every kind of size over caches of ``kv_bits``, so that what the kernels refuse is refused
+        before somebody waits for an answer. Raises what they raise."""
+        for batch, length in ((1, 1), (8, 1), (1, 5), (1, 16)):
+            cache = KVCache(self.config, batch, kv_bits=kv_bits, kernels=self.kernels)
+            mx.eval(self(mx.zeros((batch, length), mx.int32), cache))
 
     def fuse(self) -> None:
         """Join projections that read the same input, and lay weights out for the device; call once, after loading.

@@ -15,12 +15,16 @@ import pytest
 import qwen3_mlx
 from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.cache.kv import KVCache
-from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.config import ModelConfig, QuantSpec
+from qwen3_mlx.doctor import catalogue
+from qwen3_mlx.doctor.catalogue import ALONE, TOGETHER
 from qwen3_mlx.engine.batch import Batch
 from qwen3_mlx.errors import Unavailable, UnsupportedModel
 from qwen3_mlx.kernels import grouped_experts
 from qwen3_mlx.kernels.decode_attention import BLOCK, DENSE
+from qwen3_mlx.kernels.deterministic import deterministic as on_deterministic
 from qwen3_mlx.kernels.dispatch import on_stock
+from qwen3_mlx.kernels.metal_source import standing_in
 from qwen3_mlx.model.qwen3 import Qwen3 as Model
 from qwen3_mlx.types import Finished
 from qwen3_mlx.weights import load_model
@@ -194,3 +198,22 @@ def test_without_metal_and_without_a_stand_in_it_is_refused(monkeypatch: pytest.
         warnings.simplefilter("ignore")
         with pytest.raises(Unavailable, match="deterministic=True needs"):
             Qwen3.load("demo", bits=4, kernels="emulate", deterministic=True)
+
+
+def test_loading_tries_every_instantiation_that_a_request_may_need() -> None:
+    """Nothing is launched; long prompts and batches are only asked for."""
+    for name, kv_bits in (("demo-moe", None), ("demo-moe", 8), ("demo", 4)):
+        config = catalogue.shape_of(name)
+        asked: list[Any] = []
+
+        def trusts(trial: Any, *parameters: Any, asked: list[Any] = asked) -> bool:
+            asked.append((trial.kernel, parameters))
+            return True
+
+        with standing_in(catalogue._Asked().metal_kernel):
+            model = catalogue._empty(
+                config, on_deterministic(on_stock("emulate"), trusts), QuantSpec(4, 64), mx.bfloat16
+            )
+            model.rehearse(kv_bits)
+        found = catalogue.uses(name, config, QuantSpec(4, 64), kv_bits, ALONE + TOGETHER, deterministic=True)
+        assert {use.key for use in found} <= set(asked)
