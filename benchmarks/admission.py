@@ -22,6 +22,7 @@ from mlx.utils import tree_map
 
 from qwen3_mlx.cache.prefix import PrefixCache
 from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.engine.grouping import groups
 from qwen3_mlx.engine.memory import Memory
 from qwen3_mlx.engine.row import Clock, Row
 from qwen3_mlx.engine.runner import Runner
@@ -119,9 +120,8 @@ def play(runner: Runner, memory: Memory, point: Point) -> None:
 
 
 def step(runner: Runner, memory: Memory, rows: list[Row]) -> None:
-    running = [row for row in rows if row.place is not None]
-    if (longest := runner.longest) is not None:
-        runner.reserve(memory.capacity(running, longest, runner.held(running)))
+    if full := runner.full:
+        runner.grow(full, memory.grow(full, runner.held([row for row in rows if row not in full])))
     runner.read(runner.step())
 
 
@@ -132,8 +132,8 @@ def measure(point: Point) -> Peak:
         before = mx.get_active_memory()
         runner = build(point)
         memory = Memory(runner.footprint, 1 << 50, CHUNK, runner.prefixes)
-        capacity = -(-(max(point.prompts) + point.answer) // 256) * 256
-        predicted = runner.footprint.peak(len(point.prompts), capacity, CHUNK)
+        sizes = [-(-(length + point.answer) // 256) * 256 for length in point.prompts]
+        predicted = runner.footprint.peak(groups(sizes), CHUNK)
         mx.clear_cache()
         mx.reset_peak_memory()
         play(runner, memory, point)

@@ -31,6 +31,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
+from qwen3_mlx.cache.groups import GroupedCache
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
 from qwen3_mlx.costs import active_parameters, expert_parameters, kv_bytes_per_token, moe_layers, packed_bytes
@@ -110,7 +111,7 @@ def ours(
     token, step = mx.array([[1]] * batch), DecodeStep(model)
 
     def graph(token: mx.array) -> tuple[mx.array, ...]:
-        out = step(token[:, 0], cache) if token.shape[1] == 1 else model(token, cache)
+        out = step(token[:, 0], GroupedCache([cache])) if token.shape[1] == 1 else model(token, cache)
         return (out, *cache.arrays)
 
     def restore() -> None:
