@@ -5,7 +5,7 @@ decided there and nowhere else.
 """
 
 from .dispatch import ENVIRONMENT, MODES, Kernels, resolve
-from .reference import Experts, Frequencies, Norms, Packed, norms
+from .reference import Experts, Frequencies, Norms, Packed, norms, second_thread
 from .views import Bounded, DenseView, Entry, GroupedView, Lengths, PackedView, Packing, View
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "View",
     "norms",
     "resolve",
+    "second_thread",
 ]

@@ -9,14 +9,11 @@ are few rows to multiply.
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import QuantSpec
-from ..kernels import Packed
+from ..kernels import Packed, second_thread
 
 # Multiplications from which a second thread is worth waking: about half a millisecond of them.
 APART = 1 << 20
@@ -41,22 +38,17 @@ class Linear(nn.Module):
         return mx.matmul(x, mx.swapaxes(self["weight"], 0, 1))
 
 
-@functools.cache
-def _second() -> Any:
-    """One more queue of the CPU device for each thread."""
-    return mx.new_thread_local_stream(mx.cpu)
-
-
 def _on_cpu(x: mx.array, weight_t: mx.array) -> mx.array:
-    """``x @ weight_t`` on a CPU device, whose BLAS has one thread: half of many rows are multiplied by another. A row's
+    """``x @ weight_t`` on a CPU device, whose BLAS has one thread: half of many rows go to another. A row's
     result is the same to the bit."""
     *before, width = x.shape
     rows = x.size // width
     if rows < 2 or rows * weight_t.size < APART:
         return mx.matmul(x, weight_t)
     first, second = mx.split(mx.reshape(x, (rows, width)), [rows - rows // 2])
-    out = mx.concatenate([mx.matmul(first, weight_t), mx.matmul(second, weight_t, stream=_second())])
-    return mx.reshape(out, (*before, weight_t.shape[1]))
+    with second_thread():
+        rest = mx.matmul(second, weight_t)
+    return mx.reshape(mx.concatenate([mx.matmul(first, weight_t), rest]), (*before, weight_t.shape[1]))
 
 
 class TransposedLinear(nn.Module):
