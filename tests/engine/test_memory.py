@@ -228,6 +228,7 @@ def test_running_out_is_told_from_other_failures(error: Exception) -> None:
         admission.Point("30B-A3B", (500, 70), 6, "float32"),
         admission.Point("8B", (500,), 14, "bf16"),
         admission.Point("0.6B", (600, 600), 4, "8"),
+        admission.Point("0.6B", (100, 100, 100, 2000), 12, "bf16"),
     ],
     ids=str,
 )
@@ -315,6 +316,28 @@ def test_rows_wait_for_memory_and_are_all_served(footprint: Footprint) -> None:
         assert mx.get_peak_memory() - others <= limit
     assert texts == [text or "" for text in free]
     assert any("waits" in line for line in lines)
+
+
+def test_a_short_request_need_not_wait_for_a_long_one(footprint: Footprint) -> None:
+    """There is no memory for two places as long as the long one's; MLX never has more than the limit."""
+    limit = footprint.peak([(1, 4096), (1, 256)], LEAST_CHUNK) + footprint.cache([(1, WORTH)])
+    assert limit < footprint.peak([(2, 4096)], LEAST_CHUNK)
+    with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=0) as q:
+        lines: list[str] = []
+        engine_memory(q).log = lines.append
+        endless = {token: -100.0 for token in q.tokenizer.eos_ids}
+        mx.clear_cache()
+        others = mx.get_active_memory() - footprint.weights
+        mx.reset_peak_memory()
+        long = q.stream_raw("a b c d " * 750, params=SamplingParams(temperature=0, max_tokens=1000, logit_bias=endless))
+        next(long)
+        for _ in range(3):
+            short = q.generate("Hi", thinking=False, params=SamplingParams(temperature=0, max_tokens=30))
+            assert short.content
+        *_, finished = long
+        assert isinstance(finished, Finished) and finished.usage.completion_tokens == 1000
+        assert mx.get_peak_memory() - others <= limit
+    assert not any("waits" in line for line in lines)
 
 
 def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
