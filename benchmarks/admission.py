@@ -151,8 +151,8 @@ def grid(quick: bool) -> list[Point]:
         return [Point("0.6B", (500,) * 2, 20, cache) for cache in ("float32", "bf16", "8", "4")]
     models, caches = tuple(MODELS), ("float32", "bf16", "8", "4")
     points = [Point(m, (1000,) * b, 12, c) for b, m, c in itertools.product((1, 2), models, caches)]
-    # At 1020 and 4080 they grow; those of several lengths lie in two, two, three, and for five lengths four groups. Most
-    # is held when the longest comes last.
+    # At 1020 and 4080 they grow; rows of several lengths lie in two, two, three, and of five lengths in four groups.
+    # Most is held when the longest comes last.
     kinds = [(1000,) * 4, (1000,) * 8, (100, 100, 100, 2000), (1020,) * 4, (4080,)]
     kinds += [(*(100,) * 7, 6000), (1500, 250, 1520, 100, 4080), (100, 1000, 2000, 3500, 5000)]
     for prompts, offset in zip(kinds, range(len(kinds)), strict=True):

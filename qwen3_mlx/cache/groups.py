@@ -129,8 +129,9 @@ class GroupedCache:
         moves = [self._move(*change, room or {}) for change in self._changes(wanted, pack)]
         lengths = [Lengths(tuple(map(self._length, move.members))) for move in moves]
         gone = [group for group in self.groups if all(group is not move.group for move in moves)]
-        for index in range(len(self.groups[0].layers)):
-            self._arrange_layer(index, moves, gone)
+        if any(move.changes for move in moves):
+            for index in range(len(self.groups[0].layers)):
+                self._arrange_layer(index, moves, gone)
         self.groups = [move.group for move in moves]
         for group, its in zip(self.groups, lengths, strict=True):
             group.set_lengths(its)
@@ -173,9 +174,13 @@ class GroupedCache:
         return _Move(group, members, changes, None if stay else mx.array(order), capacity, joining, begins)
 
     def _needed(self, member: Member | None, room: Mapping[int, int]) -> int:
+        """Positions for what a member holds and its next token; who has no place for that now gets none unasked."""
+        if member is None:
+            return 0
         if isinstance(member, KVCache):
-            return member.offset + 1  # who joins takes a step next
-        return self._length(member) if member is None else max(self._length(member), room.get(member, 0))
+            return member.offset + 1
+        group, row = self.at(member)
+        return max(min(group.lengths.each[row] + 1, group.capacity), room.get(member, 0))
 
     def _arrange_layer(self, index: int, moves: Sequence[_Move], gone: Sequence[KVCache]) -> None:
         joining = [{at: self._entry(member, index) for at, member in move.joining.items()} for move in moves]

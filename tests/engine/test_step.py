@@ -109,9 +109,11 @@ def test_a_traced_step_is_the_step_to_the_bit(
 
 
 @needs_compiler
-def test_a_step_writes_to_the_cache_in_place() -> None:
+@pytest.mark.parametrize("groups", [((1500, 700),), ((1500, 1200), (400,))], ids=str)
+def test_a_step_writes_to_the_cache_in_place(groups: tuple[tuple[int, ...], ...]) -> None:
     traced = model(False, True)
-    step, cache, tokens = DecodeStep(traced), filled(traced, (1500, 700)), mx.array([1, 2])
+    step, cache = DecodeStep(traced), filled(traced, *groups)
+    tokens = mx.array([1] * cache.places)
     mx.eval(step(tokens, cache))
     mx.reset_peak_memory()
     before = mx.get_active_memory()
