@@ -22,6 +22,7 @@ from mlx.utils import tree_map
 
 from qwen3_mlx.cache.prefix import PrefixCache
 from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.engine.grouping import groups
 from qwen3_mlx.engine.memory import Memory
 from qwen3_mlx.engine.row import Clock, Row
 from qwen3_mlx.engine.runner import Runner
@@ -119,9 +120,8 @@ def play(runner: Runner, memory: Memory, point: Point) -> None:
 
 
 def step(runner: Runner, memory: Memory, rows: list[Row]) -> None:
-    running = [row for row in rows if row.place is not None]
-    if (longest := runner.longest) is not None:
-        runner.reserve(memory.capacity(running, longest, runner.held(running)))
+    if full := runner.full:
+        runner.grow(full, memory.grow(full, runner.held([row for row in rows if row not in full])))
     runner.read(runner.step())
 
 
@@ -132,8 +132,8 @@ def measure(point: Point) -> Peak:
         before = mx.get_active_memory()
         runner = build(point)
         memory = Memory(runner.footprint, 1 << 50, CHUNK, runner.prefixes)
-        capacity = -(-(max(point.prompts) + point.answer) // 256) * 256
-        predicted = runner.footprint.peak(len(point.prompts), capacity, CHUNK)
+        sizes = [-(-(length + point.answer) // 256) * 256 for length in point.prompts]
+        predicted = runner.footprint.peak(groups(sizes), CHUNK)
         mx.clear_cache()
         mx.reset_peak_memory()
         play(runner, memory, point)
@@ -151,7 +151,10 @@ def grid(quick: bool) -> list[Point]:
         return [Point("0.6B", (500,) * 2, 20, cache) for cache in ("float32", "bf16", "8", "4")]
     models, caches = tuple(MODELS), ("float32", "bf16", "8", "4")
     points = [Point(m, (1000,) * b, 12, c) for b, m, c in itertools.product((1, 2), models, caches)]
-    kinds = [(1000,) * 4, (1000,) * 8, (2000, 100, 100, 100), (1020,) * 4, (4080,)]  # at 1020 and 4080 they grow
+    # At 1020 and 4080 they grow; rows of several lengths lie in two, two, three, and of five lengths in four groups.
+    # Most is held when the longest comes last.
+    kinds = [(1000,) * 4, (1000,) * 8, (100, 100, 100, 2000), (1020,) * 4, (4080,)]
+    kinds += [(*(100,) * 7, 6000), (1500, 250, 1520, 100, 4080), (100, 1000, 2000, 3500, 5000)]
     for prompts, offset in zip(kinds, range(len(kinds)), strict=True):
         points += [Point(models[(i + offset) % 3], prompts, 12, cache) for i, cache in enumerate(caches)]
     return points

@@ -31,6 +31,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
+from qwen3_mlx.cache.groups import GroupedCache
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
 from qwen3_mlx.costs import active_parameters, expert_parameters, kv_bytes_per_token, moe_layers, packed_bytes
@@ -91,8 +92,10 @@ def ours(
     kv_bits: int | None = None,
     dtype: mx.Dtype = mx.float32,
     batch: int = 1,
+    parts: int = 1,
 ) -> _Step:
-    """A function that builds one step of our model at ``position`` and leaves the cache as it was."""
+    """A function that builds one step of our model at ``position``, of so many groups of ``batch`` rows, and leaves the
+    cache as it was."""
     model = Qwen3(config, kernels)
     model.load_weights(list(weights(config, dtype).items()))
     if packed:
@@ -101,24 +104,23 @@ def ours(
                 if leaf.kind != "norm":
                     _pack(model, leaf.path, leaf.kind, 8 if leaf.kind == "router" else 4)
     model.fuse()
-    cache = KVCache(config, batch, kernels=model.kernels, kv_bits=kv_bits)
+    cache = GroupedCache([KVCache(config, batch, kernels=model.kernels, kv_bits=kv_bits) for _ in range(parts)])
     shape = (batch, config.num_key_value_heads, position, config.head_dim)
-    for layer in cache.layers:
-        layer.append(entry(mx.zeros(shape, dtype), mx.zeros(shape, dtype), layer.packing))
+    for group in cache.groups:
+        for layer in group.layers:
+            layer.append(entry(mx.zeros(shape, dtype), mx.zeros(shape, dtype), layer.packing))
     mx.eval(cache.arrays)
-    held, lengths = [list(layer.buffers) for layer in cache.layers], Lengths(tuple(position - i for i in range(batch)))
-    token, step = mx.array([[1]] * batch), DecodeStep(model)
+    held, lengths = cache.arrays, [Lengths(tuple(position - i for i in range(batch)))] * parts
+    token, step = mx.array([[1]] * cache.places), DecodeStep(model)
 
     def graph(token: mx.array) -> tuple[mx.array, ...]:
         out = step(token[:, 0], cache) if token.shape[1] == 1 else model(token, cache)
         return (out, *cache.arrays)
 
     def restore() -> None:
-        for layer, buffers in zip(cache.layers, held, strict=True):
-            layer.buffers, layer.lengths = list(map(mx.array, buffers)), lengths
+        cache.hold(list(map(mx.array, held)), lengths)
 
-    for layer in cache.layers:
-        layer.lengths = lengths
+    cache.hold(held, lengths)
 
     return _Step(graph, token, restore)
 

@@ -5,6 +5,7 @@ Nothing is loaded or allocated to know these; the tests hold them against real a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .config import ModelConfig, QuantSpec
@@ -12,6 +13,7 @@ from .config import ModelConfig, QuantSpec
 ROUTER = QuantSpec(bits=8, group_size=64)
 SCALE_BYTES = 2  # packed weights carry bf16 or fp16 scales and biases
 CACHE_STEP = 256  # positions: capacities of a cache are multiples of it
+Groups = Sequence[tuple[int, int]]  # of a cache: how many rows lie together, and positions that there are of each
 DRAWING = 13  # times a row's logits in float32: the most that a draw with every option takes (11.3), logits included
 
 
@@ -143,22 +145,25 @@ class Footprint:
     scores: bool = False
     unpacked: int | None = None
 
-    def cache(self, rows: int, capacity: int) -> int:
-        """Keys and values: every row has the capacity of the longest."""
-        return rows * capacity * kv_bytes_per_token(self.config, self.kv_bits, self.itemsize)
+    def cache(self, groups: Groups) -> int:
+        """Keys and values."""
+        positions = sum(rows * capacity for rows, capacity in groups)
+        return positions * kv_bytes_per_token(self.config, self.kv_bits, self.itemsize)
 
-    def layer(self, rows: int, capacity: int) -> int:
-        """Those of one layer, which is held twice where rows grow or join."""
-        return self.cache(rows, capacity) // self.config.num_hidden_layers
+    def layer(self, groups: Groups) -> int:
+        """Those of one layer, which is held twice where rows grow, join or move."""
+        return self.cache(groups) // self.config.num_hidden_layers
 
-    def forward(self, rows: int, length: int, context: int) -> int:
-        """Working memory of one pass over ``length`` tokens of each row, at a total of ``context``, and of a draw.
+    def forward(self, groups: Groups, length: int) -> int:
+        """Working memory of one pass over ``length`` tokens of each row, which attend to all positions of its group,
+        and of a draw.
 
         A layer's widest moments are its projections and their norms and rotations, ten times queries, keys and values
         (counted from peaks), or the MLP's, 7 times its inner width (of every chosen expert); and its attention. Both
         are added: MLX runs ahead of what it frees.
         """
-        config, tokens = self.config, rows * length
+        config, rows = self.config, sum(count for count, _ in groups)
+        tokens, positions = rows * length, sum(count * context for count, context in groups)
         widest = 10 * (config.q_size + 2 * config.kv_size)
         if moe_layers(config) < config.num_hidden_layers:
             widest = max(widest, 7 * config.intermediate_size)
@@ -167,9 +172,9 @@ class Footprint:
             widest = max(widest, config.num_experts_per_tok * expert)
         size = tokens * (4 * config.hidden_size + widest) * self.itemsize
         if self.scores:  # before and after the softmax; several tokens need the keys transposed
-            size += 2 * tokens * config.num_attention_heads * context * self.itemsize
-            size += rows * context * config.kv_size * self.itemsize if length > 1 else 0
-        unpacking, unpacked = self._unpacked(rows, context)
+            size += 2 * length * config.num_attention_heads * positions * self.itemsize
+            size += positions * config.kv_size * self.itemsize if length > 1 else 0
+        unpacking, unpacked = map(max, zip(*(self._unpacked(*group) for group in groups), strict=True))
         return max(size + unpacked, unpacking) + rows * DRAWING * config.vocab_size * 4
 
     def _unpacked(self, rows: int, context: int) -> tuple[int, int]:
@@ -182,20 +187,21 @@ class Footprint:
         values = 2 * rows * context * at_once * self.config.head_dim
         return (values * 17 // 2, values * 4) if self.itemsize == 4 else (values * 21 // 2, values * 6)
 
-    def peak(self, rows: int, capacity: int, chunk: int) -> int:
-        """The most there is at any time while ``rows`` rows of up to ``capacity`` tokens are prefilled in chunks, join,
-        grow and decode together; a row that joins later is held in the same bytes until then."""
-        passing = max(self.forward(1, chunk, capacity), self.forward(rows, 1, capacity))
-        return self.weights + self.cache(rows, capacity) + self.layer(rows, capacity) + passing
+    def peak(self, groups: Groups, chunk: int) -> int:
+        """The most there is at any time while the rows of these groups are prefilled in chunks, join, grow and decode
+        together; a row that joins later is held in the same bytes until then."""
+        longest = max((capacity for _, capacity in groups), default=0)
+        passing = max(self.forward([(1, longest)], chunk), self.forward(groups, 1) if groups else 0)
+        return self.weights + self.cache(groups) + self.layer(groups) + passing
 
     def tokens(self, limit: int, chunk: int) -> int:
         """How many tokens a single row may have below ``limit`` bytes; 0 where not even the smallest cache fits."""
         low, high = 0, 1
-        while self.peak(1, high * CACHE_STEP, chunk) <= limit:
+        while self.peak([(1, high * CACHE_STEP)], chunk) <= limit:
             low, high = high, 2 * high
             if high > 1 << 24:
                 break
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.peak(1, middle * CACHE_STEP, chunk) <= limit else (low, middle)
+            low, high = (middle, high) if self.peak([(1, middle * CACHE_STEP)], chunk) <= limit else (low, middle)
         return low * CACHE_STEP

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
+from benchmarks import mixed_lengths
 from benchmarks.dispatches import launches
 from benchmarks.host_graph import MODELS, ours
 from qwen3_mlx.config import ModelConfig
@@ -37,3 +39,23 @@ def test_launches_of_our_kernels_for_the_experts_of_longer_passes(tokens: int, k
     step = ours(ModelConfig.from_dict(source), kernels_of_ours, True, 300, None, mx.bfloat16)
     table, norm_rope = 1, 1
     assert launches(step.graph, mx.ones((1, tokens), mx.int32))["our kernels"] == table + (norm_rope + kernels) * 2
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8])
+def test_a_further_group_of_rows_adds_its_write_and_its_attention(kv_bits: int | None) -> None:
+    """To each layer; several are put together by one node, a copy of each group, and so are their lengths, once."""
+    source: dict[str, Any] = {**MODELS["30B-A3B"], "num_hidden_layers": 2}
+    kernels, totals = on_metal(on_stock("metal"), lambda *_: True), []
+    for parts in (1, 2, 3):
+        step = ours(ModelConfig.from_dict(source), kernels, True, 300, kv_bits, mx.bfloat16, batch=2, parts=parts)
+        totals.append(launches(step.graph, mx.array([[1]] * 2 * parts)))
+    group = {"ScatterAxis": 2, "attention": 1} if kv_bits is None else {"ScatterAxis": 1, "our kernels": 2}
+    for more, total in enumerate(totals):
+        added = {kind: 2 * more * count for kind, count in group.items()}
+        assert total - totals[0] == +Counter(added, Concatenate=3 * bool(more))
+
+
+def test_short_requests_let_in_beside_a_long_one() -> None:
+    with mixed_lengths.at_most(1):
+        assert mixed_lengths.let_in(16_384, 500, 16, None) == 3
+    assert mixed_lengths.let_in(16_384, 500, 16, None) == 35

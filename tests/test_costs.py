@@ -148,23 +148,23 @@ def test_a_pass_never_takes_more_than_is_said(
     mx.reset_peak_memory()
     mx.eval(model.hidden(tokens, cache))
     taken = mx.get_peak_memory() - before
-    said = costs.Footprint(model.config, 0, itemsize=4, kv_bits=kv_bits, scores=True).forward(rows, length, context)
+    said = costs.Footprint(model.config, 0, itemsize=4, kv_bits=kv_bits, scores=True).forward([(rows, context)], length)
     assert taken <= said < 2.2 * taken
 
 
 def test_a_footprint_grows_with_what_is_computed() -> None:
     footprint = costs.Footprint(ModelConfig.from_dict(RELEASED["Qwen3-8B"]), 5 * 10**9)
     drawing = 13 * 4 * footprint.config.vocab_size
-    one = footprint.forward(1, 512, 512) - drawing
-    assert footprint.forward(1, 1024, 1024) - drawing == 2 * one
-    assert footprint.forward(1, 512, 4096) - drawing == one, "a fused attention holds no scores"
-    assert replace(footprint, scores=True).forward(1, 512, 4096) > 3 * one
-    assert footprint.peak(8, 4096, 512) > 5 * 10**9 + 8 * 4096 * costs.kv_bytes_per_token(footprint.config)
+    one = footprint.forward([(1, 512)], 512) - drawing
+    assert footprint.forward([(1, 1024)], 1024) - drawing == 2 * one
+    assert footprint.forward([(1, 4096)], 512) - drawing == one, "a fused attention holds no scores"
+    assert replace(footprint, scores=True).forward([(1, 4096)], 512) > 3 * one
+    assert footprint.peak([(8, 4096)], 512) > 5 * 10**9 + 8 * 4096 * costs.kv_bytes_per_token(footprint.config)
 
 
 @given(limit=st.integers(5 * 10**9, 60 * 10**9), kv_bits=st.sampled_from([None, 8, 4]))
 def test_the_tokens_that_fit_are_the_most_that_do(limit: int, kv_bits: int | None) -> None:
     footprint = costs.Footprint(ModelConfig.from_dict(RELEASED["Qwen3-8B"]), 5 * 10**9, kv_bits=kv_bits, unpacked=32768)
     tokens = footprint.tokens(limit, 512)
-    assert not tokens or footprint.peak(1, tokens, 512) <= limit
-    assert footprint.peak(1, tokens + costs.CACHE_STEP, 512) > limit
+    assert not tokens or footprint.peak([(1, tokens)], 512) <= limit
+    assert footprint.peak([(1, tokens + costs.CACHE_STEP)], 512) > limit

@@ -74,6 +74,7 @@ WITHOUT_MLX = (
     "engine.scheduler",
     "engine.pace",
     "engine.memory",
+    "engine.grouping",
 )
 
 #: Never loaded by importing a command or the library: each costs more than a first token may.

@@ -1,8 +1,8 @@
 """The key/value cache: contiguous rows that grow, in full precision or packed to 8 or 4 bits.
 
-A batch of rows shares the buffers of a layer; each row has a length of its own. A layer of the model only ever sees
-``packing``, which says what to make of new keys and values, and ``append(entry) -> view``: what entries and views hold
-is between this file and the kernels.
+Rows that lie together share the buffers of a layer; each has a length of its own. (A whole batch may lie in several
+such groups: :mod:`groups`.) A layer of the model only ever sees ``packing``, which says what to make of new keys and
+values, and ``append(entry) -> view``: what entries and views hold is between this file and the kernels.
 """
 
 from __future__ import annotations
@@ -77,13 +77,11 @@ class KVCache:
     def trim(self, count: int) -> None:
         """Forget the last ``count`` tokens of every row; their memory is kept for the next ones."""
         assert 0 <= count <= min(self.lengths.each), f"cannot trim {count} of {self.lengths.each} tokens"
-        self._set_lengths(self.lengths.plus(-count))
+        self.set_lengths(self.lengths.plus(-count))
 
     def row(self, index: int) -> KVCache:
         """A copy of one row, a cache of its own."""
-        one = object.__new__(KVCache)
-        one.layers = [layer.fresh() for layer in self.layers]
-        last = self.lengths.each[index]
+        one, last = self.fresh(), self.lengths.each[index]
         one.load([[layer.part(index, 0, last)] for layer in self.layers])
         return one
 
@@ -92,7 +90,7 @@ class KVCache:
         layer."""
         for layer, entries in zip(self.layers, pieces, strict=True):
             layer.load(entries)
-        self._set_lengths(self.lengths)
+        self.set_lengths(self.lengths)
 
     def copy(self, row: int, first: int, last: int) -> list[Entry]:
         """A row's entries at the positions from ``first`` to before ``last``, for each layer."""
@@ -127,29 +125,16 @@ class KVCache:
         share = len(arrays) // len(self.layers)
         for index, layer in enumerate(self.layers):
             layer.buffers = list(arrays[index * share : (index + 1) * share])
-        self._set_lengths(lengths)
+        self.set_lengths(lengths)
 
-    def clear(self, indices: Sequence[int]) -> None:
-        """Empty these rows; they are kept and grow with the others."""
-        gone = set(indices)
-        self._set_lengths(Lengths(tuple(0 if i in gone else length for i, length in enumerate(self.lengths.each))))
+    def fresh(self) -> KVCache:
+        """An empty one of a row of the same kind."""
+        one = object.__new__(KVCache)
+        one.layers = [layer.fresh() for layer in self.layers]
+        return one
 
-    def arrange(self, rows: Sequence[int | None], joining: Mapping[int, KVCache] | None = None) -> None:
-        """Have these rows, in this order; at the places of ``joining`` the only rows of other caches of the same kind,
-        which are used up; and empty ones for any other ``None``. Goes layer by layer: at most one is held twice."""
-        joining = joining or {}
-        each = [0 if row is None else self.lengths.each[row] for row in rows]
-        for place, other in joining.items():
-            each[place] = other.offset
-        lengths, stay = Lengths(tuple(each)), list(rows) == list(range(self.batch))
-        capacity = grown(0, lengths.most + 1 if joining else lengths.most)  # who joins takes a step next
-        capacity = max(capacity, self.capacity) if stay else capacity if joining else min(capacity, self.capacity)
-        order = None if stay else mx.array([row or 0 for row in rows])
-        for index, layer in enumerate(self.layers):
-            layer.arrange(order, capacity, {place: other.layers[index].taken() for place, other in joining.items()})
-        self._set_lengths(lengths)
-
-    def _set_lengths(self, lengths: Lengths) -> None:
+    def set_lengths(self, lengths: Lengths) -> None:
+        """Have so many tokens of each row."""
         for layer in self.layers:
             layer.lengths = lengths
 

@@ -1,21 +1,23 @@
 """The rows that decode together, one token of each a step.
 
-A row joins with a cache of its own, filled by its prefill, which is copied into the batch's; the first row's cache *is*
-the batch's, so a row alone is never copied. A place that a row has left stays in the batch, computed for nothing,
-until the next row takes it or it is worth copying the others together.
+A row joins with a cache of its own, filled by its prefill, which is copied into a group of rows that come to about as
+many tokens (:mod:`grouping`), or becomes a group itself: a row alone is never copied. A place that a row has left
+stays in its group, computed for nothing, until the next row takes it or it is worth copying the others together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..cache.kv import KVCache
+from ..cache.groups import GroupedCache, Member
 from ..model.qwen3 import Qwen3 as Model
 from ..sampling import SampleOut, Sampler, SamplerState
 from ..types import SamplingParams
+from .grouping import partition
+from .memory import Held, planned
 from .row import Row
 from .step import DecodeStep
 
@@ -38,7 +40,7 @@ class _Together:
     from before the last step's tokens were drawn, for rows that leave it to be fed. ``logits``: of the last forward
     pass, while nothing has been drawn from them; ``tokens`` are then those it was fed, and ``before`` is ``state``."""
 
-    cache: KVCache
+    cache: GroupedCache
     sampler: Sampler | None
     state: SamplerState
     before: SamplerState
@@ -58,16 +60,26 @@ class Batch:
         self._unread: list[Unread] = []
 
     @property
-    def cache(self) -> KVCache | None:
+    def cache(self) -> GroupedCache | None:
         """Keys and values of all places; ``None`` when there are none."""
         return self._together.cache if self._together is not None else None
 
     @property
-    def longest(self) -> Row | None:
-        """The row for which the next step has no room, if there is one."""
-        if (cache := self.cache) is None or cache.lengths.most < cache.capacity:
-            return None
-        return self.rows[cache.lengths.each.index(cache.lengths.most)]
+    def full(self) -> list[Row]:
+        """The rows for which the next step has no room."""
+        if (cache := self.cache) is None:
+            return []
+        places = zip(self.rows, cache.lengths.each, cache.capacities, strict=True)
+        return [row for row, length, capacity in places if row is not None and length >= capacity]
+
+    def held(self, rows: Sequence[Row]) -> Held:
+        """Positions planned for each of these rows that has a place, and for the empty places."""
+        places = zip(self.rows, self.cache.capacities if self.cache is not None else (), strict=True)
+        return [
+            capacity if row is None else max(planned(row), capacity)
+            for row, capacity in places
+            if row in rows or (row is None and capacity)
+        ]
 
     def join(self, rows: Sequence[Row]) -> None:
         """Take in rows whose prefill has drawn a token, which has been read."""
@@ -77,7 +89,13 @@ class Batch:
             self._adopt(rows[0])
             rows = rows[1:]
         if rows:
-            self._place(rows)
+            self._regroup({row: planned(row) for row in rows})
+
+    def grow(self, rows: Sequence[Row], positions: Sequence[int]) -> None:
+        """Have so many positions for these rows, where they are or elsewhere."""
+        wanted = dict(zip(rows, positions, strict=True))
+        room = {row.place: count for row, count in wanted.items() if row.place is not None}
+        self._regroup({row: max(planned(row), count) for row, count in wanted.items()}, room)
 
     def step(self) -> list[Unread]:
         """Feed the tokens drawn last and start drawing the next, unless a row follows a grammar: then :meth:`draw` does
@@ -117,78 +135,90 @@ class Batch:
         alone = sum(other is not None for other in self.rows) == 1
         if keep:
             row.state = SamplerState.gather([(t.before, place)])
-            row.cache = t.cache if alone and len(self.rows) == 1 else t.cache.row(place)
+            row.cache = t.cache.row(place)
         row.place = self.rows[place] = None
         self._unread = [one for one in self._unread if one.row is not row]
         if alone:
             self.rows, self._drawing, self._together = [], [], None
         else:
-            t.cache.clear([i for i, other in enumerate(self.rows) if other is None])
+            t.cache.clear(self._empty)
+
+    @property
+    def _empty(self) -> list[int]:
+        return [place for place, row in enumerate(self.rows) if row is None]
 
     def _adopt(self, row: Row) -> None:
         assert row.cache is not None and row.sampler is not None and row.state is not None and row.ahead is not None
-        self._together = _Together(row.cache, row.sampler, row.state, row.state, row.ahead.tokens)
+        self._together = _Together(GroupedCache([row.cache]), row.sampler, row.state, row.state, row.ahead.tokens)
         self.rows, self._drawing = [row], [(row.request.params, row.seed)]
         self._seat(row, 0)
 
     def _tidy(self) -> None:
-        """Copy the rows together when half of the places are empty, or copying is cheap."""
-        t = self._together
-        taken = [place for place, row in enumerate(self.rows) if row is not None]
-        if t is None or len(taken) == len(self.rows):
+        """Copy the rows of a group together when half of its places are empty, or copying is cheap."""
+        if (t := self._together) is None or not self._empty:
             return
-        share = len(taken) / len(self.rows)
-        if share <= 0.5 or self._cheap(share):
-            self._arrange(taken)
+        share = 1 - len(self._empty) / len(self.rows)
+        self._arrange(self._groups(), pack=t.cache.nbytes * share <= CHEAP)
+        t.cache.clear(self._empty)  # what is computed for nothing is not kept
 
     def pack(self) -> bool:
-        """Copy the rows together, whatever it costs, because memory is short; whether there was an empty place."""
-        taken = [place for place, row in enumerate(self.rows) if row is not None]
-        if len(taken) == len(self.rows):
+        """Copy the rows together as they fit best, whatever it costs, because memory is short; whether that changed
+        anything."""
+        if self._together is None:
             return False
-        self._arrange(taken)
-        return True
+        before = self._groups(), len(self.rows)
+        self._arrange(partition({row: planned(row) for row in self.rows if row is not None}), pack=True)
+        return (self._groups(), len(self.rows)) != before
 
-    def _cheap(self, share: float) -> bool:
-        """Whether this share of the batch's cache may be copied at any time."""
-        return self._together is None or self._together.cache.nbytes * share <= CHEAP
+    def _regroup(self, sizes: Mapping[Row, int], room: Mapping[int, int] | None = None) -> None:
+        """Have rows of these sizes, in positions, beside those that there are, which move only where that saves more
+        than it did."""
+        assert self._together is not None
+        places = zip(self.rows, self._together.cache.capacities, strict=True)
+        now = {row: max(planned(row), capacity) for row, capacity in places if row is not None}
+        self._arrange(partition({**now, **sizes}), room)
 
-    def _arrange(self, places: list[int]) -> None:
-        """Have the rows of these places, in this order. Before a step, which is when ``before`` begins to count."""
-        t = self._together
+    def _groups(self) -> list[list[Row]]:
+        """The rows as they lie together now."""
+        assert self._together is not None
+        rows = iter(self.rows)
+        groups = [[next(rows) for _ in range(group.batch)] for group in self._together.cache.groups]
+        return [[row for row in group if row is not None] for group in groups]
+
+    def _arrange(self, groups: list[list[Row]], room: Mapping[int, int] | None = None, pack: bool = False) -> None:
+        """Have these rows in these groups. Before a step, which is when ``before`` begins to count."""
+        t, now = self._together, self.rows
         assert t is not None
-        t.cache.arrange(places)
-        self.rows = [self.rows[place] for place in places]
-        self._drawing = [self._drawing[place] for place in places]
-        t.tokens = mx.take(t.tokens, mx.array(places))
-        t.state, t.sampler = SamplerState.gather([(t.state, place) for place in places]), None
+        who = {_member(row): row for group in groups for row in group}
+        places = t.cache.arrange([[_member(row) for row in group] for group in groups], room, pack)
+        self.rows = [None if member is None else who[member] for member in places]
+        if self.rows == now:
+            return
+        order, states, tokens, drawing = [], [], [t.tokens], []
+        for row in self.rows:
+            if row is None or row.place is not None:  # an empty place draws as the first one
+                at = row.place if row is not None and row.place is not None else 0
+                order.append(at)
+                states.append((t.state, at))
+                drawing.append(self._drawing[at])
+                continue
+            assert row.state is not None and row.ahead is not None
+            order.append(len(now) + len(tokens) - 1)
+            states.append((row.state, 0))
+            tokens.append(row.ahead.tokens)
+            drawing.append((row.request.params, row.seed))
+        t.tokens = mx.take(mx.concatenate(tokens), mx.array(order))
+        t.state, t.sampler, self._drawing = SamplerState.gather(states), None, drawing
         for place, row in enumerate(self.rows):
             if row is not None:
-                row.place = place
-
-    def _place(self, rows: Sequence[Row]) -> None:
-        """Put rows into free places, and into as many more as are needed: a place has the capacity of the longest row,
-        and copying all of them takes no longer than two or three steps."""
-        t, before = self._together, len(self.rows)
-        assert t is not None
-        places = [place for place, row in enumerate(self.rows) if row is None][: len(rows)]
-        more = len(rows) - len(places)
-        places += range(before, before + more)
-        self.rows += [None] * more
-        self._drawing += [self._drawing[0]] * more
-        joining = {place: row.cache for place, row in zip(places, rows, strict=True) if row.cache is not None}
-        t.cache.arrange([*range(before), *[None] * more], joining)
-        order = [min(place, before - 1) for place in range(before + more)]
-        states, tokens = [(t.state, place) for place in order], [t.tokens]
-        for place, row in zip(places, rows, strict=True):
-            assert row.state is not None and row.ahead is not None
-            order[place] = before + len(tokens) - 1
-            tokens.append(row.ahead.tokens)
-            states[place] = row.state, 0
-            self.rows[place], self._drawing[place] = row, (row.request.params, row.seed)
-            self._seat(row, place)
-        t.tokens = mx.take(mx.concatenate(tokens), mx.array(order))
-        t.state, t.sampler = SamplerState.gather(states), None
+                self._seat(row, place)
 
     def _seat(self, row: Row, place: int) -> None:
         row.place, row.cache, row.state, row.ahead = place, None, None, None
+
+
+def _member(row: Row) -> Member:
+    """A row as the cache knows it: by its place, or by the cache that it comes with."""
+    member = row.cache if row.place is None else row.place
+    assert member is not None
+    return member

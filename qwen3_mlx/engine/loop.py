@@ -77,21 +77,21 @@ class TokenLoop:
 
     def _admits(self, memory: Memory, row: Row) -> bool:
         running = self._scheduler.running
-        admitted = memory.admits(row, running, self._runner.held(running))
+        admitted = memory.admits(row, self._runner.held(running))
         if not admitted and self._runner.pack():
-            admitted = memory.admits(row, running, self._runner.held(running))
+            admitted = memory.admits(row, self._runner.held(running))
         self._scheduler.chunk = memory.chunk
         return admitted
 
     def _grow(self, memory: Memory) -> None:
-        """Have room for the next step; the longest row ends where there is none for it."""
-        while (row := self._runner.longest) is not None:
-            running = self._scheduler.running
-            if positions := memory.capacity(running, row, self._runner.held(running)):
+        """Have room for the next step; of the rows that need it, the longest ends where there is none."""
+        while rows := self._runner.full:
+            others = [row for row in self._scheduler.running if row not in rows]
+            if positions := memory.grow(rows, self._runner.held(others)):
                 self._scheduler.chunk = memory.chunk
-                self._runner.reserve(positions)
-                return
-            if not self._runner.pack():
+                self._runner.grow(rows, positions)
+            elif not self._runner.pack():
+                row = max(rows, key=lambda row: row.length)
                 self._fail(row, memory.outgrown(row))
 
     def _receive(self) -> bool:
@@ -254,5 +254,5 @@ class TokenLoop:
         self._scheduler.remove(row)
         self._runner.leave(row, keep=keep)
         if self._memory is not None:
-            self._memory.settle(self._scheduler.running, self._runner.held(self._scheduler.running))
+            self._memory.settle(self._runner.held(self._scheduler.running))
             self._scheduler.chunk = self._memory.chunk

@@ -2,7 +2,8 @@
 
 A row is let in with the tokens it is expected to come to: its prompt and ``ANSWER`` more, or what it is bound to where
 that is less. Expecting every bound in full would refuse much that fits: most answers are far shorter than the 32,768
-tokens that are asked for by habit. So a row may outgrow what was expected, and the batch asks before it grows.
+tokens that are asked for by habit. So a row may outgrow what was expected, and the batch asks before it grows. How rows
+will lie together is planned as the batch does it (:mod:`grouping`).
 
 Where memory is short, one step after the other is taken, and logged:
 
@@ -22,6 +23,7 @@ from typing import Protocol
 
 from ..costs import CACHE_STEP, Footprint, grown
 from ..errors import MemoryLimit
+from .grouping import WORTH, groups
 
 ANSWER = 1024
 LEAST_CHUNK = 64
@@ -57,19 +59,22 @@ class Sized(Protocol):
     def prompt(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What rows have memory for now: ``places`` of ``capacity`` positions in the batch, and ``outside`` of it so many
-    rows that will join."""
-
-    places: int = 0
-    capacity: int = 0
-    outside: int = 0
+Held = Sequence[int]
+"""Positions planned for the rows that run and for the places that rows have left."""
 
 
 def expected(row: Sized) -> int:
     """Tokens that a row is planned with; it needs a place for the next one at least."""
-    return max(row.length + 1, min(row.bound, row.prompt + ANSWER))
+    return max(row.length + 1, _aim(row))
+
+
+def planned(row: Sized) -> int:
+    """Positions that a row is planned with."""
+    return _capacity(expected(row))
+
+
+def _aim(row: Sized) -> int:
+    return min(row.bound, row.prompt + ANSWER)
 
 
 def info(text: str) -> None:
@@ -105,7 +110,7 @@ class Memory:
     def check(self, row: Sized) -> None:
         """Raises MemoryLimit for a row that does not fit with all the memory to itself. Safe in any thread."""
         tokens = expected(row)
-        needed = self.footprint.peak(1, _capacity(tokens), LEAST_CHUNK)
+        needed = self._peak([_capacity(tokens)], LEAST_CHUNK)
         if needed <= self.limit:
             return
         raise MemoryLimit(
@@ -118,10 +123,9 @@ class Memory:
         footprint = self.footprint if kv_bits is None else replace(self.footprint, kv_bits=kv_bits)
         return footprint.tokens(self.limit, LEAST_CHUNK)
 
-    def admits(self, row: Sized, running: Sequence[Sized], held: Held) -> bool:
+    def admits(self, row: Sized, held: Held) -> bool:
         """Whether a row can be let in beside those that run. One that would run alone always is: it was checked."""
-        fits = self._make_room(held.places + held.outside + 1, self._planned([*running, row], held))
-        if fits or not running:
+        if self._make_room([*held, planned(row)]) or not held:
             self._pausing = False
             return True
         if not self._pausing:
@@ -131,34 +135,26 @@ class Memory:
 
     def alone(self, tokens: int) -> bool:
         """Whether there is room for so many tokens that nobody has asked for, while nothing runs."""
-        return self._make_room(1, _capacity(tokens + 1))
+        return self._make_room([_capacity(tokens + 1)])
 
-    def settle(self, running: Sequence[Sized], held: Held) -> None:
+    def settle(self, held: Held) -> None:
         """A row has gone: chunks and prefixes may take what it leaves."""
-        rows, capacity = held.places + held.outside, self._planned(running, held)
-        self._save(rows, capacity, self._chunk(rows, capacity) or LEAST_CHUNK)
+        self._save(held, self._chunk(held) or LEAST_CHUNK)
 
-    def capacity(self, running: Sequence[Sized], longest: Sized, held: Held) -> int:
-        """Positions that the batch shall grow to, the longest of whose rows has filled it; 0 if there is no memory for
-        that."""
-        needed, bound = longest.length + 1, max(row.bound for row in running)
-        for wanted in (min(grown(held.capacity, needed), _capacity(bound)), _capacity(needed)):
-            planned = max(wanted, self._planned(running, held))
-            if wanted >= needed and self._make_room(held.places + held.outside, planned):
+    def grow(self, rows: Sequence[Sized], others: Held) -> list[int]:
+        """Positions for each of these rows, which have filled what they had; none if there is no memory for that."""
+        for wanted in (list(map(_more, rows)), [_capacity(row.length + 1) for row in rows]):
+            if self._make_room([*others, *map(max, wanted, map(planned, rows))]):
                 return wanted
-        return 0
+        return []
 
     def outgrown(self, row: Sized) -> MemoryLimit:
-        """The error of a row for which the batch cannot grow."""
+        """The error of a row that cannot grow."""
         self.log(f"a row of {row.length:,} tokens ends: no memory to grow")
         return MemoryLimit(
             f"the answer ends here, at {row.length:,} tokens with its prompt: there is no memory left for more"
             f" ({size(self.limit)} may be used, other requests included; alone, it fits {self._fits()})"
         )
-
-    def _planned(self, rows: Sequence[Sized], held: Held) -> int:
-        """The capacity that rows are planned with: that of the longest."""
-        return max(held.capacity, _capacity(max(map(expected, rows), default=0)))
 
     def _fits(self) -> str:
         text = f"{self.fits():,} tokens"
@@ -166,24 +162,30 @@ class Memory:
             text += f"; with 8-bit KV {self.fits(8):,}"
         return text
 
-    def _chunk(self, rows: int, capacity: int) -> int:
+    def _peak(self, held: Held, chunk: int) -> int:
+        """What so many positions take. Rows of groups that are not worth parting until all have come lie in one till
+        then."""
+        planned = groups(held)
+        return self.footprint.peak(planned, chunk) + self.footprint.cache([(1, WORTH * max(len(planned) - 1, 0))])
+
+    def _chunk(self, held: Held) -> int:
         """The largest chunk with which so much cache fits, prefixes aside; 0 where none does."""
         chunk = self.whole
-        while self.footprint.peak(rows, capacity, chunk) > self.limit:
+        while self._peak(held, chunk) > self.limit:
             if chunk <= LEAST_CHUNK:
                 return 0
             chunk = max(chunk // 2, LEAST_CHUNK)
         return chunk
 
-    def _make_room(self, rows: int, capacity: int) -> bool:
+    def _make_room(self, held: Held) -> bool:
         """Take the steps that so much cache needs; none, where they are not enough."""
-        chunk = self._chunk(rows, capacity)
+        chunk = self._chunk(held)
         if chunk:
-            self._save(rows, capacity, chunk)
+            self._save(held, chunk)
         return chunk > 0
 
-    def _save(self, rows: int, capacity: int, chunk: int) -> None:
-        left = max(0, self.limit - self.footprint.peak(rows, capacity, chunk))
+    def _save(self, held: Held, chunk: int) -> None:
+        left = max(0, self.limit - self._peak(held, chunk))
         self.prefixes.budget = min(self._kept, left)
         if self.prefixes.nbytes > left:
             freed = self.prefixes.shrink(self.prefixes.nbytes - left)
@@ -196,6 +198,12 @@ class Memory:
 
 def _capacity(tokens: int) -> int:
     return -(-tokens // CACHE_STEP) * CACHE_STEP
+
+
+def _more(row: Sized) -> int:
+    """Positions to grow to, half as many again, but not beyond what the row is expected or bound to come to."""
+    needed, aim = row.length + 1, _aim(row)
+    return max(min(grown(row.length, needed), _capacity(aim if needed <= aim else row.bound)), _capacity(needed))
 
 
 def ran_out(error: Exception) -> bool:

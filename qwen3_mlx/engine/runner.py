@@ -21,7 +21,7 @@ from ..model.qwen3 import Qwen3 as Model
 from ..sampling import SampleOut, Sampler, fresh_seed
 from ..types import TokenLogprob
 from .batch import Batch, Unread
-from .memory import LEAST_CHUNK, Held
+from .memory import LEAST_CHUNK, Held, planned
 from .row import Row
 
 #: Tokens of a prompt from which it is kept as soon as it is computed, and not when its answer has ended: requests that
@@ -62,23 +62,21 @@ class Runner:
         mx.clear_cache()
 
     def held(self, running: Sequence[Row]) -> Held:
-        """What the rows that run have memory for."""
-        cache, outside = self._batch.cache, sum(row.place is None for row in running)
-        return Held(outside=outside) if cache is None else Held(cache.batch, cache.capacity, outside)
+        """What is planned for these rows, and held for nobody."""
+        return [*self._batch.held(running), *(planned(row) for row in running if row.place is None)]
 
     @property
-    def longest(self) -> Row | None:
-        """The row for which the batch has to grow before it takes a step."""
-        return self._batch.longest
+    def full(self) -> list[Row]:
+        """The rows that have to grow before they take a step."""
+        return self._batch.full
 
     def pack(self) -> bool:
-        """Give up the places that rows have left; False if there are none."""
+        """Give up what rows can do without; False if there is nothing."""
         return self._batch.pack()
 
-    def reserve(self, positions: int) -> None:
-        """Let the batch grow to so many."""
-        if (cache := self._batch.cache) is not None:
-            cache.reserve(positions)
+    def grow(self, rows: Sequence[Row], positions: Sequence[int]) -> None:
+        """Have so many positions for each of these rows of the batch."""
+        self._batch.grow(rows, positions)
 
     def start(self, row: Row) -> None:
         """Give the row its sampler and its cache, which may hold a part of the prompt already."""
@@ -171,7 +169,11 @@ class Runner:
             self.prefixes.store(tokens, cache, row)
 
     def _keep_row(self, row: Row) -> None:
-        cache, index = (row.cache, 0) if row.place is None else (self._batch.cache, row.place)
+        batch = self._batch.cache
+        if row.place is None or batch is None:
+            cache, index = row.cache, 0
+        else:
+            cache, index = batch.at(row.place)
         if cache is not None:
             self.keep(row.tokens[: row.held], cache, index)
 
@@ -184,7 +186,7 @@ class Runner:
 def working_bytes(config: ModelConfig, kv_bits: int | None, kernels: Kernels) -> int:
     """The least that a model needs besides its weights: the smallest cache and a small pass."""
     itemsize = kernels.dtype.size if kernels.dtype is not None else 2
-    return _footprint(config, kernels, kv_bits, 0, itemsize).peak(1, CACHE_STEP, LEAST_CHUNK)
+    return _footprint(config, kernels, kv_bits, 0, itemsize).peak([(1, CACHE_STEP)], LEAST_CHUNK)
 
 
 def _footprint(config: ModelConfig, kernels: Kernels, kv_bits: int | None, weights: int, itemsize: int) -> Footprint:

@@ -1,7 +1,7 @@
 """The forward pass of a decode step: one token of each row.
 
 Building the graph of 28 to 94 layers in Python takes as long as a fast Mac needs to run it. So where kernels allow it,
-the graph is traced once for a batch of so many rows up to so many tokens, by ``mx.compile``, and replayed from then on:
+the graph is traced once for groups of so many rows up to so many tokens, by ``mx.compile``, and replayed from then on:
 what changes from step to step, tokens, lengths and the cache's buffers, are its inputs.
 """
 
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 
+from ..cache.groups import GroupedCache
 from ..cache.kv import KVCache
 from ..kernels import Bounded
 from ..model.qwen3 import Qwen3 as Model
@@ -30,32 +32,36 @@ class DecodeStep:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._graphs: OrderedDict[tuple[int | None, ...], Graph] = OrderedDict()
+        self._graphs: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
 
-    def __call__(self, tokens: mx.array, cache: KVCache) -> mx.array:
+    def __call__(self, tokens: mx.array, cache: GroupedCache) -> mx.array:
         if not self._model.kernels.compiled:
             return self._model(tokens[:, None], cache)[:, -1]
         cache.make_room()
-        logits, *buffers = self._graph(cache)(tokens, cache.lengths.array, *cache.arrays)
-        cache.hold(buffers, cache.lengths.plus(1))
+        lengths = [group.lengths for group in cache.groups]
+        logits, *buffers = self._graph(cache)(tokens, *(its.array for its in lengths), *cache.arrays)
+        cache.hold(buffers, [its.plus(1) for its in lengths])
         return logits
 
-    def _graph(self, cache: KVCache) -> Graph:
-        bound = min(looked_at(cache.lengths.most + 1), cache.capacity)
-        key = (cache.batch, bound, cache.capacity, cache.kv_bits)
+    def _graph(self, cache: GroupedCache) -> Graph:
+        looked = [min(looked_at(group.lengths.most + 1), group.capacity) for group in cache.groups]
+        shapes = [(group.batch, most) for group, most in zip(cache.groups, looked, strict=True)]
+        key = (cache.kv_bits, *shapes, *(group.capacity for group in cache.groups))
         if key not in self._graphs:
-            self._graphs[key] = self._traced(cache.batch, bound, cache.kv_bits)
+            self._graphs[key] = self._traced(shapes, cache.kv_bits)
             if len(self._graphs) > KEPT:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
         return self._graphs[key]
 
-    def _traced(self, batch: int, bound: int, kv_bits: int | None) -> Graph:
-        model = self._model
+    def _traced(self, shapes: Sequence[tuple[int, int]], kv_bits: int | None) -> Graph:
+        model, count = self._model, len(shapes)
 
-        def graph(tokens: mx.array, lengths: mx.array, *buffers: mx.array) -> tuple[mx.array, ...]:
-            cache = KVCache(model.config, batch, kv_bits=kv_bits, kernels=model.kernels)
-            cache.hold(buffers, Bounded(lengths, bound - 1))
+        def graph(tokens: mx.array, *given: mx.array) -> tuple[mx.array, ...]:
+            groups = [KVCache(model.config, batch, kv_bits=kv_bits, kernels=model.kernels) for batch, _ in shapes]
+            cache = GroupedCache(groups)
+            bounds = zip(given[:count], shapes, strict=True)
+            cache.hold(given[count:], [Bounded(lengths, bound - 1) for lengths, (_, bound) in bounds])
             logits = model(tokens[:, None], cache)[:, -1]
             return logits, *cache.arrays
 

@@ -6,7 +6,7 @@ decided there and nowhere else.
 
 from .dispatch import ENVIRONMENT, MODES, Kernels, resolve
 from .reference import Experts, Frequencies, Norms, Packed, norms, second_thread
-from .views import Bounded, DenseView, Entry, Lengths, PackedView, Packing, View
+from .views import Bounded, DenseView, Entry, GroupedView, Lengths, PackedView, Packing, View
 
 __all__ = [
     "ENVIRONMENT",
@@ -16,6 +16,7 @@ __all__ = [
     "Entry",
     "Experts",
     "Frequencies",
+    "GroupedView",
     "Kernels",
     "Lengths",
     "Norms",

@@ -32,7 +32,7 @@ from .moe import MoE
 from .moe_trials import ROUTER
 from .reference import Experts, Packed
 from .verify import Trial, Trusts
-from .views import DenseView, PackedView, Packing, View
+from .views import DenseView, PackedView, Packing, View, by_group
 
 if TYPE_CHECKING:
     from .dispatch import Kernels
@@ -63,7 +63,7 @@ def deterministic(base: Kernels, trusts: Trusts) -> Kernels:
         rms_norm=own.rms_norm,
         rotation=own.rotation,
         norm_rope=own.norm_rope,
-        attend=own.attend,
+        attend=by_group(own.attend),
         route=own.route,
         moe_swiglu=own.moe_swiglu,
         linear=own.linear,

@@ -15,7 +15,7 @@ from ..errors import InvalidRequest, Unavailable
 from ..types import KernelMode
 from . import reference, stock
 from .reference import Experts, Frequencies, Norms, Packed
-from .views import Entry, Lengths, Packing, View
+from .views import Entry, GroupedView, Lengths, Packing, View, by_group
 
 if TYPE_CHECKING:
     from .verify import Trusts
@@ -46,7 +46,7 @@ class Kernels:
     rms_norm: Callable[[mx.array, mx.array, float], mx.array]
     rotation: Callable[[Frequencies, Lengths, int], Any]
     norm_rope: Callable[[mx.array, Norms, Any, Packing | None], tuple[mx.array, Entry]]
-    attend: Callable[[mx.array, View, float], mx.array]
+    attend: Callable[[mx.array, View | GroupedView, float], mx.array]
     swiglu: Callable[[mx.array, mx.array], mx.array]
     route: Callable[[mx.array, int, bool], tuple[mx.array, mx.array]]
     moe_swiglu: Callable[[mx.array, mx.array, mx.array, Experts, Experts], mx.array]
@@ -105,7 +105,7 @@ def _build(mode: KernelMode, gpu: bool, deterministic: bool = False) -> Kernels:
             rms_norm=reference.rms_norm,
             rotation=reference.rotation,
             norm_rope=reference.norm_rope,
-            attend=reference.attend,
+            attend=by_group(reference.attend),
             swiglu=reference.swiglu,
             route=reference.route,
             moe_swiglu=reference.moe_swiglu,
@@ -138,7 +138,7 @@ def on_stock(mode: KernelMode) -> Kernels:
         rms_norm=stock.rms_norm,
         rotation=stock.rotation,
         norm_rope=stock.norm_rope,
-        attend=stock.attend,
+        attend=by_group(stock.attend),
         swiglu=swiglu,
         route=reference.route,
         moe_swiglu=functools.partial(reference.moe_swiglu, act=swiglu),
@@ -157,7 +157,7 @@ def on_metal(base: Kernels, trusts: Trusts) -> Kernels:
         base,
         rotation=attention.rotation,
         norm_rope=attention.norm_rope,
-        attend=attention.attend,
+        attend=by_group(attention.attend),
         route=moe.route,
         moe_swiglu=moe.moe_swiglu,
     )

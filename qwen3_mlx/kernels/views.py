@@ -4,6 +4,8 @@ kernels look inside."""
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,6 +53,10 @@ class Lengths:
     def plus(self, count: int) -> Lengths:
         return Lengths(tuple(length + count for length in self.each))
 
+    def beside(self, others: Sequence[Lengths]) -> Lengths:
+        """Those of these rows, and then of others."""
+        return Lengths((*self.each, *(length for one in others for length in one.each)))
+
 
 class Bounded(Lengths):
     """Lengths that only the device knows, ``array [batch]`` int32, none above ``most``: what is built on them serves
@@ -62,6 +68,10 @@ class Bounded(Lengths):
 
     def plus(self, count: int) -> Lengths:
         return Bounded(mx.add(self.array, count), self.most + count)
+
+    def beside(self, others: Sequence[Lengths]) -> Lengths:
+        every = [self, *others]
+        return Bounded(mx.concatenate([one.array for one in every]), max(one.most for one in every))
 
 
 #: New tokens as a cache stores them: keys and values ``[batch, kv_heads, length, head_dim]``, or packed rows alone
@@ -87,6 +97,29 @@ class PackedView(NamedTuple):
 
 
 View = DenseView | PackedView
+
+
+class GroupedView(NamedTuple):
+    """What the rows see that lie in several groups of buffers, group by group."""
+
+    views: tuple[View, ...]
+
+
+Attend = Callable[[mx.array, View, float], mx.array]
+
+
+def by_group(attend: Attend) -> Callable[[mx.array, View | GroupedView, float], mx.array]:
+    """An ``attend`` for rows in groups too: their queries are parted, and what comes out is put together."""
+
+    @functools.wraps(attend)
+    def each(queries: mx.array, view: View | GroupedView, scale: float) -> mx.array:
+        if not isinstance(view, GroupedView):
+            return attend(queries, view, scale)
+        cuts = list(itertools.accumulate(len(one.lengths.each) for one in view.views))[:-1]
+        parts = zip(mx.split(queries, cuts), view.views, strict=True)
+        return mx.concatenate([attend(part, one, scale) for part, one in parts])
+
+    return each
 
 
 def entry(keys: mx.array, values: mx.array, packing: Packing | None) -> Entry:

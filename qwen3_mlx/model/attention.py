@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import ModelConfig
-from ..kernels import Entry, Kernels, Norms, Packing, View, norms
+from ..kernels import Entry, GroupedView, Kernels, Norms, Packing, View, norms
 from .fuse import join
 from .linear import Linear, RMSNorm
 
@@ -20,7 +20,7 @@ class LayerCache(Protocol):
     def packing(self) -> Packing | None:
         """How it stores keys and values."""
 
-    def append(self, entry: Entry) -> View:
+    def append(self, entry: Entry) -> View | GroupedView:
         """Add what ``norm_rope`` made of new tokens for this packing; the view holds everything so far."""
 
 

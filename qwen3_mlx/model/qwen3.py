@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..cache.groups import GroupedCache
 from ..cache.kv import KVCache, Uncached
 from ..config import ModelConfig
 from ..kernels import Kernels, Lengths, resolve
@@ -53,14 +54,14 @@ class Qwen3(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
-    def __call__(self, tokens: mx.array, cache: KVCache | None = None) -> mx.array:
+    def __call__(self, tokens: mx.array, cache: KVCache | GroupedCache | None = None) -> mx.array:
         """Token ids ``[batch, length]`` -> logits ``[batch, length, vocab]``.
 
         With a cache, the tokens follow those it holds, and are added to it; rows of different lengths take one each.
         """
         return self.head(self.hidden(tokens, cache))
 
-    def hidden(self, tokens: mx.array, cache: KVCache | None = None) -> mx.array:
+    def hidden(self, tokens: mx.array, cache: KVCache | GroupedCache | None = None) -> mx.array:
         """Token ids ``[batch, length]`` -> ``[batch, length, hidden]`` after the final norm."""
         if cache is None:
             nothing = Lengths((0,) * tokens.shape[0])

@@ -9,6 +9,7 @@ import pytest
 
 from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.cache import prefix
+from qwen3_mlx.cache.groups import GroupedCache
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.cache.prefix import PrefixCache
 from qwen3_mlx.engine import batch as batches
@@ -30,11 +31,10 @@ def filled(length: int, value: float, bits: int | None, rows: int = 1) -> KVCach
 def test_a_row_sees_nothing_of_the_one_that_had_its_place(bits: int | None) -> None:
     """What is masked weighs 0, but 0 times NaN is NaN: a request whose activations overflow takes the next one, in
     the same place, with it."""
-    cache = filled(40, float("nan"), bits)
-    cache.arrange([0, 0])
-    cache.arrange([0, 1], {0: filled(60, 1.0, bits)})  # some healthy row, longer than what follows
+    cache = GroupedCache([filled(60, 1.0, bits), filled(40, float("nan"), bits)])
+    cache.arrange([[0, 1]])  # some healthy row, longer than what follows
     cache.clear([1])
-    cache.arrange([0, 1], {1: filled(10, 1.0, bits)})
+    cache.arrange([[0, filled(10, 1.0, bits)]])
     layer, one = cache.layers[0], mx.ones((2, 2, 1, 64))
     view = layer.append(entry(one, one, layer.packing))
     out = resolve("reference").attend(mx.ones((2, 2, 1, 64)), view, 0.125)

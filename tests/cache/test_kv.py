@@ -12,7 +12,7 @@ from qwen3_mlx.cache.kv import KVCache, Uncached, kv_group_size
 from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.costs import CACHE_STEP, grown
 from qwen3_mlx.errors import InvalidRequest
-from qwen3_mlx.kernels import DenseView, Entry, Lengths, PackedView, Packing, View, packed_rows, resolve
+from qwen3_mlx.kernels import DenseView, Entry, GroupedView, Lengths, PackedView, Packing, View, packed_rows, resolve
 from qwen3_mlx.kernels.views import entry, filled, unpacked
 from qwen3_mlx.types import KernelMode
 from tests.golden.cases import CASES
@@ -188,97 +188,6 @@ def test_without_a_cache_a_view_is_what_came_in() -> None:
     assert view == DenseView(keys, values, Lengths((5,)))
 
 
-@pytest.mark.parametrize("bits", [None, 8])
-@settings(max_examples=30, deadline=None)
-@given(data=st.data())
-def test_rows_come_and_go_and_keep_what_is_theirs(bits: int | None, data: st.DataObject) -> None:
-    """Against a list of what each row was given, through every way that rows are moved."""
-    cache = KVCache(CONFIG, batch=2, kv_bits=bits)
-    packing = cache.layers[0].packing
-    rows: list[list[Entry]] = [[], []]
-
-    def single(length: int, seed: int) -> tuple[KVCache, Entry]:
-        one, given = KVCache(CONFIG, kv_bits=bits), entry(*fresh(length, 1, seed), packing)
-        for layer in one.layers:
-            layer.append(given)
-        return one, given
-
-    for seed in range(data.draw(st.integers(1, 8))):
-        move = data.draw(st.sampled_from(["step", "put", "clear", "arrange", "row"]))
-        at = data.draw(st.integers(0, len(rows) - 1))
-        if move == "step":
-            new = entry(*fresh(1, len(rows), seed), packing)
-            for layer in cache.layers:
-                layer.append(new)
-            for index, row in enumerate(rows):
-                row.append(tuple(part[index : index + 1] for part in new))
-        elif move == "put" and cache.capacity:
-            one, given = single(data.draw(st.sampled_from([1, 5, 300])), seed)
-            cache.arrange(range(cache.batch), {at: one})
-            assert one.nbytes == 0
-            rows[at] = [given]
-        elif move == "clear":
-            cache.clear([at])
-            rows[at] = []
-        elif move == "arrange" and cache.capacity:
-            order = data.draw(st.lists(st.one_of(st.none(), st.integers(0, len(rows) - 1)), min_size=1, max_size=4))
-            joins = data.draw(st.lists(st.sampled_from([i for i, row in enumerate(order) if row is None] or [-1])))
-            singles = {place: single(data.draw(st.sampled_from([1, 5, 300])), seed) for place in joins if place >= 0}
-            cache.arrange(order, {place: one for place, (one, _) in singles.items()})
-            rows = [[] if index is None else list(rows[index]) for index in order]
-            for place, (_, given) in singles.items():
-                rows[place] = [given]
-        elif move == "row" and rows[at]:
-            one = cache.row(at)
-            assert one.batch == 1 and one.capacity == grown(0, one.offset)
-            new = entry(*fresh(1, 1, seed), packing)
-            views = [layer.append(new) for layer in one.layers]  # what is added to the copy stays there
-            check(views[1], [[*rows[at], new]])
-        assert cache.lengths.each == tuple(sum(part[0].shape[2] for part in row) for row in rows)
-    if cache.capacity:
-        new = entry(*fresh(1, len(rows), 99), packing)
-        views = [layer.append(new) for layer in cache.layers]
-        check(views[2], [[*row, tuple(part[i : i + 1] for part in new)] for i, row in enumerate(rows)])
-
-
-def check(view: View, rows: list[list[Entry]]) -> None:
-    """A view holds these entries of each row."""
-    buffers = view[:2] if isinstance(view, DenseView) else view[:1]
-    for index, row in enumerate(rows):
-        for buffer, *parts in zip(buffers, *row, strict=True):
-            want = mx.concatenate(parts, axis=2)
-            assert view.lengths.each[index] == want.shape[2]
-            assert mx.array_equal(buffer[index : index + 1, :, : want.shape[2]], want)
-
-
-def test_arranging_and_joining_hold_one_layer_twice_at_most() -> None:
-    cache, one = KVCache(CONFIG, batch=4), KVCache(CONFIG)
-    for layer, its in zip(cache.layers, one.layers, strict=True):
-        layer.append(fresh(5000, 4))
-        its.append(fresh(4000))
-    mx.eval(cache.arrays, one.arrays)
-    mx.clear_cache()
-    held = cache.nbytes + one.nbytes
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    cache.arrange([3, None, 1, 0], {1: one})
-    assert mx.get_peak_memory() - before < 1.1 * cache.nbytes / 3
-    assert mx.get_active_memory() - before == cache.nbytes - held
-    more = KVCache(CONFIG)
-    for its in more.layers:
-        its.append(fresh(4000))
-    mx.eval(more.arrays)
-    mx.clear_cache()
-    before, small = mx.get_active_memory(), more.nbytes
-    mx.reset_peak_memory()
-    cache.arrange(range(4), {2: more})
-    assert mx.get_peak_memory() - before < 100_000, "in place"
-    assert mx.get_active_memory() == before - small
-    mx.reset_peak_memory()
-    cache.arrange([0, 1, 2, 3, None])
-    assert mx.get_peak_memory() - before < 0.7 * cache.nbytes, "a fifth more, and a layer twice"
-
-
 def test_growing_holds_a_layer_s_old_buffers_beside_the_new_ones() -> None:
     cache = KVCache(CONFIG)
     for layer in cache.layers:
@@ -304,3 +213,16 @@ def test_room_is_what_a_cache_grows_to() -> None:
     for layer in cache.layers:
         layer.append(fresh(550))
     assert cache.capacity == 1792
+
+
+def check(view: View | GroupedView, rows: list[list[Entry]]) -> None:
+    """A view holds these entries of each row."""
+    left = list(rows)
+    for one in view.views if isinstance(view, GroupedView) else (view,):
+        buffers = one[:2] if isinstance(one, DenseView) else one[:1]
+        for index, length in enumerate(one.lengths.each):
+            for buffer, *parts in zip(buffers, *left.pop(0), strict=True):
+                want = mx.concatenate(parts, axis=2)
+                assert length == want.shape[2]
+                assert mx.array_equal(buffer[index : index + 1, :, :length], want)
+    assert not left

@@ -11,6 +11,7 @@ import pytest
 
 from qwen3_mlx import Grammar, Qwen3, SamplingParams
 from qwen3_mlx.engine import batch as batches
+from qwen3_mlx.engine import memory as memories
 from qwen3_mlx.engine.batch import Batch
 from qwen3_mlx.engine.streams import EventStream
 from qwen3_mlx.types import Event, Finished
@@ -87,6 +88,48 @@ def test_every_request_gives_what_it_gives_alone(
     assert max(sizes) == 7
     for index in range(count):
         assert together[index] == alone[index], index
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8])
+def test_long_and_short_requests_lie_apart_and_give_what_they_give_alone(
+    name: str, kv_bits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short ones come and go beside prompts of 3,000 and 1,400 tokens, and some outgrow what was expected of them."""
+    monkeypatch.setattr(memories, "ANSWER", 100)
+    shapes, real = set[tuple[tuple[int, int], ...]](), Batch.step
+
+    def step(self: Batch) -> Any:
+        if self.cache is not None:
+            shapes.add(tuple((group.batch, group.capacity) for group in self.cache.groups))
+        return real(self)
+
+    def endless(prompt: int, answer: int) -> Ask:
+        def ask(q: Qwen3) -> EventStream:
+            bias = {token: -100.0 for token in q.tokenizer.eos_ids}
+            params = SamplingParams(temperature=1, seed=prompt, max_tokens=answer, logit_bias=bias, logprobs=0)
+            return q.stream_raw("a b c d " * (prompt // 4), params=params)
+
+        return ask
+
+    asks = [
+        asked(0),
+        endless(3000, 160),
+        asked(2),
+        asked(5),
+        endless(1400, 300),
+        *map(asked, range(10, 26)),
+        endless(30, 500),
+    ]
+    monkeypatch.setattr(Batch, "step", step)
+    with Qwen3.load(name, kv_bits=kv_bits, max_batch=1, prefix_cache_bytes=0) as q:
+        alone = [said(list(ask(q))) for ask in asks]
+    assert all(len(shape) == 1 for shape in shapes)
+    shapes.clear()
+    with Qwen3.load(name, kv_bits=kv_bits, max_batch=6) as q:
+        streams = [ask(q) for ask in asks]
+        assert [said(list(stream)) for stream in streams] == alone
+    assert max(map(len, shapes)) >= 3
+    assert not any(rows > 1 and capacity > 2000 for shape in shapes for rows, capacity in shape)
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from qwen3_mlx import Finished, MemoryLimit, Qwen3, SamplingParams, TextDelta
 from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.costs import CACHE_STEP, Footprint, kv_bytes_per_token
 from qwen3_mlx.engine import memory as memories
-from qwen3_mlx.engine.memory import ANSWER, LEAST_CHUNK, Held, Memory, expected
+from qwen3_mlx.engine.grouping import WORTH, groups
+from qwen3_mlx.engine.memory import ANSWER, LEAST_CHUNK, Memory, expected, planned
 from tests.released import RELEASED
 
 CONFIG = ModelConfig.from_dict(RELEASED["Qwen3-8B"])
@@ -70,7 +71,7 @@ def told(limit: int, kept: int = 0, footprint: Footprint = FOOTPRINT) -> Told:
 
 def for_rows(rows: int, capacity: int, chunk: int = 512) -> int:
     """A limit in which just that fits."""
-    return FOOTPRINT.peak(rows, capacity, chunk)
+    return FOOTPRINT.peak([(rows, capacity)], chunk)
 
 
 # -- what a row is planned with ------------------------------------------------------------------------------------
@@ -107,15 +108,15 @@ def test_a_packed_cache_is_not_told_to_pack() -> None:
 @given(limit=st.integers(4_600_000_000, 40_000_000_000), prompt=st.integers(1, 39_000), bound=st.integers(1, 40_960))
 def test_what_is_not_refused_fits_alone(limit: int, prompt: int, bound: int) -> None:
     memory, row = told(limit).memory, Row(prompt, max(bound, prompt + 1))
-    capacity = -(-expected(row) // CACHE_STEP) * CACHE_STEP
+    capacity = planned(row)
     try:
         memory.check(row)
     except MemoryLimit:
-        assert FOOTPRINT.peak(1, capacity, LEAST_CHUNK) > limit
+        assert FOOTPRINT.peak([(1, capacity)], LEAST_CHUNK) > limit
     else:
-        assert FOOTPRINT.peak(1, capacity, LEAST_CHUNK) <= limit
-        assert memory.admits(row, [], Held())
-        assert FOOTPRINT.peak(1, capacity, memory.chunk) <= limit
+        assert FOOTPRINT.peak([(1, capacity)], LEAST_CHUNK) <= limit
+        assert memory.admits(row, [])
+        assert FOOTPRINT.peak([(1, capacity)], memory.chunk) <= limit
 
 
 # -- the ladder ----------------------------------------------------------------------------------------------------
@@ -123,13 +124,13 @@ def test_what_is_not_refused_fits_alone(limit: int, prompt: int, bound: int) -> 
 
 def test_what_fits_is_let_in_without_a_word() -> None:
     at = told(for_rows(2, 2048) + 1000, kept=1000)
-    assert at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    assert at.memory.admits(Row(1000), [2048])
     assert not at.log and at.memory.chunk == 512 and at.prefixes.nbytes == 1000
 
 
 def test_prefixes_go_first_and_no_more_of_them_than_needed() -> None:
     at = told(for_rows(2, 2048) + 100_000_000, kept=300_000_000)
-    assert at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    assert at.memory.admits(Row(1000), [2048])
     assert at.prefixes.dropped == 200_000_000 and at.prefixes.budget == 100_000_000
     assert at.log == ["200 MB of kept prefixes were dropped"] and at.released == 1
     assert at.memory.chunk == 512
@@ -138,7 +139,7 @@ def test_prefixes_go_first_and_no_more_of_them_than_needed() -> None:
 def test_then_chunks_shrink() -> None:
     assert for_rows(2, 2048, 128) < for_rows(2, 2048, 256)
     at = told(for_rows(2, 2048, 128), kept=300_000_000)
-    assert at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    assert at.memory.admits(Row(1000), [2048])
     assert at.memory.chunk == 128 and at.prefixes.nbytes == 0
     assert at.log[1:] == ["prompts go in chunks of 128 tokens instead of 512"]
 
@@ -146,39 +147,49 @@ def test_then_chunks_shrink() -> None:
 def test_then_who_comes_waits_and_nothing_is_dropped_for_nothing() -> None:
     at = told(for_rows(2, 2048, LEAST_CHUNK) - 1, kept=300)
     for _ in range(3):
-        assert not at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+        assert not at.memory.admits(Row(1000), [2048])
     assert at.log == ["a request of 1,000 tokens waits until others have finished"], "once"
     assert at.prefixes.nbytes == 300 and at.memory.chunk == 512
-    assert at.memory.admits(Row(1000), [], Held())
-    assert not at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0)) and len(at.log) > 1
+    assert at.memory.admits(Row(1000), [])
+    assert not at.memory.admits(Row(1000), [2048]) and len(at.log) > 1
 
 
-def test_a_row_makes_every_place_as_long_as_itself() -> None:
-    """Fifteen rows of 500 tokens and one of 30,000 take what sixteen of 30,000 take."""
-    short = [Row(500, 600) for _ in range(15)]
-    at = told(for_rows(16, 30_208) - 1)
-    assert at.memory.admits(Row(500, 600), short[1:], Held(14, 768, 0))
-    at.memory.whole = LEAST_CHUNK
-    at = told(for_rows(16, 30_208, LEAST_CHUNK) - 1)
-    assert not at.memory.admits(Row(30_000, 30_100), short, Held(15, 768, 0))
-    assert at.memory.admits(Row(30_000, 30_100), short[:10], Held(10, 768, 0))
+def test_a_short_row_beside_a_long_one_takes_what_it_takes_alone() -> None:
+    """Fifteen rows of 500 tokens and one of 30,000, in the memory of two of 30,000, in any order."""
+    short, long = Row(500, 600), Row(30_000, 30_100)
+    assert [planned(short), planned(long)] == [768, 30_208]
+    at = told(for_rows(2, 30_208))
+    assert at.memory.admits(short, [30_208, *[768] * 14]) and at.memory.admits(long, [768] * 15)
+    assert at.memory.chunk == 512
+    exact = FOOTPRINT.peak([(1, 30_208), (15, 768)], LEAST_CHUNK) + WORTH * PER_TOKEN
+    assert told(exact).memory.admits(short, [30_208, *[768] * 14])
+    assert not told(exact - 1).memory.admits(short, [30_208, *[768] * 14])
 
 
 def test_places_that_were_left_and_a_capacity_that_was_grown_count() -> None:
     at = told(for_rows(3, 2048))
-    assert at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
-    assert not at.memory.admits(Row(1000), [Row(900)], Held(8, 1024, 0))
-    assert not at.memory.admits(Row(1000), [Row(900)], Held(1, 8192, 0))
-    assert not at.memory.admits(Row(1000), [Row(900)] * 4, Held(1, 1024, 3))
+    assert at.memory.admits(Row(1000), [2048])
+    assert not at.memory.admits(Row(1000), [2048] * 7)
+    assert not at.memory.admits(Row(1000), [8192])
+
+
+@given(rows=st.lists(st.tuples(st.integers(1, 160).map(lambda n: n * CACHE_STEP), st.booleans()), max_size=9))
+def test_what_is_planned_for_all_is_enough_whoever_has_come(rows: list[tuple[int, bool]]) -> None:
+    """Rows of these sizes, of which some have joined and lie together as is best for them."""
+    sizes, memory = [size for size, _ in rows], told(1 << 50).memory
+    alone = FOOTPRINT.cache([(1, size) for size, joined in rows if not joined])
+    together = groups([size for size, joined in rows if joined])
+    spare = memory._peak(sizes, 512) - FOOTPRINT.peak(groups(sizes), 512)
+    assert FOOTPRINT.cache(together) + alone <= FOOTPRINT.cache(groups(sizes)) + spare
 
 
 def test_what_was_saved_comes_back_when_rows_have_gone() -> None:
     at = told(for_rows(2, 2048, 128), kept=300_000_000)
-    at.memory.admits(Row(1000), [Row(900)], Held(1, 1024, 0))
+    at.memory.admits(Row(1000), [2048])
     assert at.prefixes.budget < 2_000_000_000
-    at.memory.settle([Row(900, 950)], Held(1, 1024, 0))
+    at.memory.settle([1024])
     assert at.memory.chunk == 512 and at.prefixes.budget > 100_000_000
-    at.memory.settle([], Held())
+    at.memory.settle([])
     assert at.prefixes.budget == min(2_000_000_000, at.memory.limit - for_rows(0, 0))
 
 
@@ -188,15 +199,17 @@ def test_what_nobody_asked_for_takes_only_what_is_free() -> None:
     assert at.memory.alone(2047) and at.prefixes.nbytes == 0
 
 
-def test_the_batch_grows_as_far_as_there_is_memory() -> None:
-    rows = [Row(900, bound, length=2048) for bound in (40_000, 3000)]
-    held = Held(2, 2048, 0)
-    assert told(for_rows(2, 8192)).memory.capacity(rows, rows[0], held) == 3072
+def test_rows_grow_as_far_as_there_is_memory() -> None:
+    endless, bound = Row(900, length=2048), Row(900, 2100, length=2048)
+    assert told(for_rows(2, 8192)).memory.grow([endless], [2048]) == [3072]
     tight = told(for_rows(2, 2304))
-    assert tight.memory.capacity(rows, rows[0], held) == 2304, "a little, where half as much again is too much"
-    assert told(for_rows(2, 2304, LEAST_CHUNK) - 1).memory.capacity(rows, rows[0], held) == 0
-    bound = [Row(900, 2100, length=2048)]
-    assert told(for_rows(8, 8192)).memory.capacity(bound, bound[0], Held(1, 2048, 0)) == 2304, "not beyond any bound"
+    assert tight.memory.grow([endless], [2048]) == [2304], "a little, where half as much again is too much"
+    assert told(for_rows(2, 2304, LEAST_CHUNK) - 1).memory.grow([endless], [2048]) == []
+    assert told(for_rows(8, 8192)).memory.grow([bound, endless], []) == [2304, 3072], "not beyond any bound"
+    young = Row(900, length=1024)
+    assert told(for_rows(1, 8192)).memory.grow([young], []) == [1536]
+    young.length = 1536
+    assert told(for_rows(1, 8192)).memory.grow([young], []) == [2048], "first to what was expected"
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[malloc_or_wait] Unable to allocate 4 bytes.")])
@@ -215,6 +228,7 @@ def test_running_out_is_told_from_other_failures(error: Exception) -> None:
         admission.Point("30B-A3B", (500, 70), 6, "float32"),
         admission.Point("8B", (500,), 14, "bf16"),
         admission.Point("0.6B", (600, 600), 4, "8"),
+        admission.Point("0.6B", (100, 100, 100, 2000), 12, "bf16"),
     ],
     ids=str,
 )
@@ -250,7 +264,7 @@ def test_weights_that_leave_no_room_to_work_are_refused(footprint: Footprint) ->
 
 
 def test_a_request_is_refused_at_once_and_names_what_fits(footprint: Footprint) -> None:
-    with Qwen3.load("demo", memory_limit=footprint.peak(1, 1024, LEAST_CHUNK)) as q:
+    with Qwen3.load("demo", memory_limit=footprint.peak([(1, 1024)], LEAST_CHUNK)) as q:
         with pytest.raises(MemoryLimit, match=r"fits 1,024 tokens; with 8-bit KV [\d,]+"):
             q.stream("word " * 1500, params=GREEDY)
         answer = q.generate("Hi", thinking=False, params=SamplingParams(temperature=0, max_tokens=20))
@@ -262,7 +276,7 @@ def test_a_row_that_cannot_grow_ends_and_the_others_go_on(
 ) -> None:
     """Three are let in with few tokens expected; none can end by itself."""
     monkeypatch.setattr(memories, "ANSWER", 16)
-    limit = footprint.peak(3, 512, LEAST_CHUNK)
+    limit = footprint.peak([(3, 512)], LEAST_CHUNK)
     with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=0) as q:
         endless = {token: -100.0 for token in q.tokenizer.eos_ids}
         prompts = ["a b c d " * n for n in (25, 20, 4)]
@@ -290,7 +304,7 @@ def test_rows_wait_for_memory_and_are_all_served(footprint: Footprint) -> None:
     asked = [(f"What is {n} + {n}?", SamplingParams(temperature=0, max_tokens=150)) for n in range(10, 22)]
     with Qwen3.load("demo", prefix_cache_bytes=0) as q:
         free = [q.generate(text, params=params).content for text, params in asked]
-    limit = footprint.peak(2, 256, LEAST_CHUNK)
+    limit = footprint.peak([(2, 256)], LEAST_CHUNK)
     with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=1 << 30) as q:
         lines: list[str] = []
         engine_memory(q).log = lines.append
@@ -302,6 +316,28 @@ def test_rows_wait_for_memory_and_are_all_served(footprint: Footprint) -> None:
         assert mx.get_peak_memory() - others <= limit
     assert texts == [text or "" for text in free]
     assert any("waits" in line for line in lines)
+
+
+def test_a_short_request_need_not_wait_for_a_long_one(footprint: Footprint) -> None:
+    """There is no memory for two places as long as the long one's; MLX never has more than the limit."""
+    limit = footprint.peak([(1, 4096), (1, 256)], LEAST_CHUNK) + footprint.cache([(1, WORTH)])
+    assert limit < footprint.peak([(2, 4096)], LEAST_CHUNK)
+    with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=0) as q:
+        lines: list[str] = []
+        engine_memory(q).log = lines.append
+        endless = {token: -100.0 for token in q.tokenizer.eos_ids}
+        mx.clear_cache()
+        others = mx.get_active_memory() - footprint.weights
+        mx.reset_peak_memory()
+        long = q.stream_raw("a b c d " * 750, params=SamplingParams(temperature=0, max_tokens=1000, logit_bias=endless))
+        next(long)
+        for _ in range(3):
+            short = q.generate("Hi", thinking=False, params=SamplingParams(temperature=0, max_tokens=30))
+            assert short.content
+        *_, finished = long
+        assert isinstance(finished, Finished) and finished.usage.completion_tokens == 1000
+        assert mx.get_peak_memory() - others <= limit
+    assert not any("waits" in line for line in lines)
 
 
 def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:

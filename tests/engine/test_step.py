@@ -11,6 +11,7 @@ import mlx.core as mx
 import pytest
 
 from qwen3_mlx import Qwen3, SamplingParams
+from qwen3_mlx.cache.groups import GroupedCache
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.engine import step as steps
@@ -66,20 +67,24 @@ def model(experts: bool, compiled: bool) -> Model:
     return built
 
 
-def filled(model: Model, lengths: tuple[int, ...], kv_bits: int | None = None) -> KVCache:
-    cache = KVCache(model.config, len(lengths), kv_bits=kv_bits, kernels=model.kernels)
+def filled(model: Model, *groups: tuple[int, ...], kv_bits: int | None = None) -> GroupedCache:
+    """Rows of these lengths, group by group."""
     mx.random.seed(1)
-    shape = (len(lengths), model.config.num_key_value_heads, max(lengths), model.config.head_dim)
-    for layer in cache.layers:
-        layer.append(entry(mx.random.normal(shape), mx.random.normal(shape), layer.packing))
-    cache.hold(cache.arrays, Lengths(lengths))
-    mx.eval(cache.arrays)
-    return cache
+    caches = []
+    for lengths in groups:
+        cache = KVCache(model.config, len(lengths), kv_bits=kv_bits, kernels=model.kernels)
+        shape = (len(lengths), model.config.num_key_value_heads, max(lengths), model.config.head_dim)
+        for layer in cache.layers:
+            layer.append(entry(mx.random.normal(shape), mx.random.normal(shape), layer.packing))
+        cache.set_lengths(Lengths(lengths))
+        mx.eval(cache.arrays)
+        caches.append(cache)
+    return GroupedCache(caches)
 
 
-def logits(model: Model, cache: KVCache, count: int) -> mx.array:
+def logits(model: Model, cache: GroupedCache, count: int) -> mx.array:
     """Of ``count`` greedy steps."""
-    step, tokens, out = DecodeStep(model), mx.array([7] * cache.batch), []
+    step, tokens, out = DecodeStep(model), mx.array([7] * cache.places), []
     for _ in range(count):
         out.append(step(tokens, cache))
         tokens = mx.argmax(out[-1], axis=-1)
@@ -89,22 +94,26 @@ def logits(model: Model, cache: KVCache, count: int) -> mx.array:
 
 @needs_compiler
 @pytest.mark.parametrize("kv_bits", [None, 8])
-@pytest.mark.parametrize("lengths", [(254,), (30, 30), (254, 3, 120)])
+@pytest.mark.parametrize("groups", [((254,),), ((30, 30),), ((254, 3, 120),), ((1500, 1022), (254, 3), (9,))], ids=str)
 @pytest.mark.parametrize("experts", [False, True])
-def test_a_traced_step_is_the_step_to_the_bit(experts: bool, lengths: tuple[int, ...], kv_bits: int | None) -> None:
+def test_a_traced_step_is_the_step_to_the_bit(
+    experts: bool, groups: tuple[tuple[int, ...], ...], kv_bits: int | None
+) -> None:
     """Past a multiple of 256, where the cache grows and another graph is traced."""
-    plain, traced = (filled(model(experts, compiled), lengths, kv_bits) for compiled in (False, True))
+    plain, traced = (filled(model(experts, compiled), *groups, kv_bits=kv_bits) for compiled in (False, True))
     want, got = logits(model(experts, False), plain, 5), logits(model(experts, True), traced, 5)
     assert same(want, got)
-    assert traced.lengths == plain.lengths and traced.capacity == plain.capacity
+    assert traced.lengths == plain.lengths and traced.capacities == plain.capacities
     for a, b in zip(traced.arrays, plain.arrays, strict=True):
         assert same(a, b)
 
 
 @needs_compiler
-def test_a_step_writes_to_the_cache_in_place() -> None:
+@pytest.mark.parametrize("groups", [((1500, 700),), ((1500, 1200), (400,))], ids=str)
+def test_a_step_writes_to_the_cache_in_place(groups: tuple[tuple[int, ...], ...]) -> None:
     traced = model(False, True)
-    step, cache, tokens = DecodeStep(traced), filled(traced, (1500, 700)), mx.array([1, 2])
+    step, cache = DecodeStep(traced), filled(traced, *groups)
+    tokens = mx.array([1] * cache.places)
     mx.eval(step(tokens, cache))
     mx.reset_peak_memory()
     before = mx.get_active_memory()

@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_not_computed_ahead(q: Qwen3, monkeypatch: pytest.M
     ran: list[int] = []
     loop: Any = q._engine._loop  # type: ignore[attr-defined]
     monkeypatch.setattr(loop._warmup._runner, "warm", lambda *given: ran.append(1))
-    loop._memory.limit = loop._memory.footprint.peak(1, 256, 64)
+    loop._memory.limit = loop._memory.footprint.peak([(1, 256)], 64)
     q._engine.expect(lambda: q.tokenizer.encode("How many r are in strawberry? " * 100))
     idle(q)
     assert not ran

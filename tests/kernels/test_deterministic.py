@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -42,8 +43,9 @@ def test_a_set_of_its_own() -> None:
 @pytest.mark.skipif(not ON_CPU, reason="says what a CPU device gets")
 def test_a_cpu_on_linux_runs_what_it_always_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
-    own = resolve("reference", deterministic=True)
-    assert own == resolve("reference") and own.avoided == ()
+    own, usual = resolve("reference", deterministic=True), resolve("reference")
+    assert own.attend.__wrapped__ is usual.attend.__wrapped__  # type: ignore[attr-defined]
+    assert replace(own, attend=usual.attend) == usual and own.avoided == ()
 
 
 @pytest.mark.skipif(not ON_CPU, reason="says what a CPU device gets")

@@ -11,6 +11,7 @@ import pytest
 
 import qwen3_mlx
 from qwen3_mlx import Qwen3, SamplingParams
+from qwen3_mlx.cache.groups import GroupedCache
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.convert import convert
 from qwen3_mlx.kernels import experts, grouped_experts, neural
@@ -46,10 +47,10 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
     seen: list[Pass] = []
     hidden = Model.hidden
 
-    def counted(self: Model, tokens: mx.array, cache: KVCache | None = None) -> mx.array:
+    def counted(self: Model, tokens: mx.array, cache: KVCache | GroupedCache | None = None) -> mx.array:
         out = hidden(self, tokens, cache)
         assert cache is not None
-        seen.append(Pass(tokens.shape[1], cache.offset))
+        seen.append(Pass(tokens.shape[1], cache.lengths.most))
         return out
 
     monkeypatch.setattr(Model, "hidden", counted)

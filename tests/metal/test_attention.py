@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 
 import qwen3_mlx
+from qwen3_mlx.cache.groups import GroupedCache
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.kernels import Kernels, norms
@@ -61,11 +62,11 @@ class Tokens(NamedTuple):
         return [f"qwen3_{name}" for name in names]
 
 
-def attention(kernels: Kernels, cache: KVCache, qkv: mx.array, pieces: tuple[int, ...]) -> mx.array:
+def attention(kernels: Kernels, cache: KVCache | GroupedCache, qkv: mx.array, pieces: tuple[int, ...]) -> mx.array:
     layer, weights = cache.layers[-1], (1 + 0.1 * mx.random.normal((2, WIDTH), key=mx.random.key(9))).astype(BF16)
     given, out, first = norms(weights[0], weights[1], 1e-6, HEADS, KV_HEADS), [], 0
     for length in pieces:
-        rotation = kernels.rotation(frequencies(CONFIG.rope, WIDTH), layer.lengths, length)
+        rotation = kernels.rotation(frequencies(CONFIG.rope, WIDTH), cache.lengths, length)
         part = qkv[:, first : first + length]
         queries, entry = kernels.norm_rope(part, given, rotation, layer.packing)
         out.append(kernels.attend(queries, layer.append(entry), 0.125))
@@ -155,8 +156,8 @@ def test_rows_of_different_lengths_are_what_each_is_alone(kv_bits: int, tmp_path
         rows.append(one.row(0))
         new.append(given.qkv[:, length:])
         alone.append(attention(kernels, one, new[-1], (1, 1)))
-    together = rows[0]
-    together.arrange([0, None, None, None], dict(enumerate(rows[1:], 1)))
+    together = GroupedCache(rows[:1])
+    together.arrange([[0, *rows[1:]]])
     assert mx.array_equal(attention(kernels, together, mx.concatenate(new), (1, 1)), mx.concatenate(alone))
 
 
