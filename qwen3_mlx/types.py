@@ -104,6 +104,7 @@ class Request:
 
     ``grammar`` says what the answer behind the thought has to be. ``must_call`` names functions of ``tools``: the
     answer is a call of one of them. Without ``parallel_tool_calls`` the answer ends with its first call.
+    ``max_completion_tokens`` bounds thought and answer together, whatever the budget and ``params.max_tokens`` are.
     """
 
     prompt: tuple[int, ...]
@@ -117,6 +118,7 @@ class Request:
     grammar: Grammar | None = None
     must_call: tuple[str, ...] = ()
     parallel_tool_calls: bool = True
+    max_completion_tokens: int | None = None
 
     @property
     def constrained(self) -> bool:

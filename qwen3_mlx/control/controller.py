@@ -101,7 +101,7 @@ class Controller:
         self._eos = vocabulary.eos_ids
         self._detokenizer = vocabulary.detokenizer()
         self._parser = OutputParser(request, new_id)
-        self._budget = Budget(request.thinking_budget, request.params.max_tokens)
+        self._budget = Budget(request.thinking_budget, request.params.max_tokens, request.max_completion_tokens)
         self._position = 0  # characters generated
         self._unclaimed: deque[tuple[int, int, int, TokenLogprob | None]] = deque()  # start, end, id, logprob
         self._inside = self._parser.inside
@@ -182,6 +182,8 @@ class Controller:
         encode = self._vocabulary.encode
         tokens = [*encode(OPENING_NEWLINE)] if budget.newline_due else []
         tokens += encode(EARLY_STOP)
+        if budget.total is not None and budget.completion + len(tokens) > budget.total:
+            return self._stop("length", events)
         budget.exhausted = True
         budget.completion += len(tokens)
         budget.reasoning += len(tokens)

@@ -130,11 +130,17 @@ class LocalEngine:
 
     def _bound(self, request: Request) -> int:
         """Tokens that prompt and answer cannot outgrow."""
+        bounds = (self._context, self._most(request), request.max_completion_tokens)
+        length = len(request.prompt) + len(request.generated)
+        return min(self._context, length + min(bound for bound in bounds if bound is not None))
+
+    def _most(self, request: Request) -> int | None:
+        """Tokens that ``max_tokens`` leaves the answer, its thought included."""
         if (most := request.params.max_tokens) is None:
-            return self._context
+            return None
         if request.thinking_budget is not None and (request.thinking or request.in_thinking):
             most += request.thinking_budget + self._forced + GRACE + 2
-        return min(self._context, len(request.prompt) + len(request.generated) + most)
+        return most
 
     @cached_property
     def _forced(self) -> int:
