@@ -8,6 +8,7 @@ around them, tool calls) are in none.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,13 @@ class Controller:
             return self._force([])
         # A thought may come before the answer, unless the prompt has an empty one.
         return _NOTHING if self._inside or self._grammar is None or self._request.thinking else self._lead([], [])
+
+    def echo(self, scores: Sequence[TokenLogprob]) -> TextDelta:
+        """The prompt as an event. ``scores``: those of its tokens but the first, or none."""
+        prompt = self._request.prompt
+        text = b"".join(map(self._vocabulary.token_bytes, prompt)).decode("utf-8", "replace")
+        logprobs = (TokenLogprob(prompt[0], math.nan), *scores) if self._request.scored else None
+        return TextDelta(text, prompt, logprobs)
 
     @property
     def constrained(self) -> bool:
