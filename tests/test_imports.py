@@ -80,7 +80,7 @@ WITHOUT_MLX = (
 #: Files of the server that turn bodies into tasks and events into bytes: they know no HTTP library and no engine.
 PURE_SERVER = (
     *("fields", "chat_fields", "thinking", "wire", "chat", "errors", "security", "slots", "settings", "sockets"),
-    *("record", "log"),
+    *("record", "log", "completions", "openapi", "receipts"),
 )
 #: What the rest of the server stands on.
 SERVER_LIBRARIES = {"starlette", "uvicorn", "httptools", "uvloop", "prometheus_client", "orjson", "asyncio"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 import orjson
@@ -13,7 +16,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from . import log, security
 from .chat import ChatAnswer, chat_task
+from .completions import CompletionAnswer, completion_task
 from .errors import ApiError, described
+from .metrics import CONTENT_TYPE
+from .openapi import document
 from .record import Record
 from .runs import ClientGone, Prepared, Run
 from .service import Service
@@ -29,6 +35,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, record: Record, headers: dict[str, str]) -> None:
         self.scope, self.receive, self._send = scope, receive, send
         self.record = record
+        self.body: Any = None
         self.headers = headers
         self.started = False
         self._held: list[Message] | None = [] if scope["http_version"] == "1.0" else None
@@ -63,9 +70,13 @@ class App:
         self._router = Router(
             [
                 _route("/v1/chat/completions", self.chat, "POST"),
+                _route("/v1/completions", self.completion, "POST"),
                 _route("/v1/models", self.models, "GET"),
                 _route("/v1/models/{name:path}", self.one_model, "GET"),
                 _route("/health", self.health, "GET"),
+                _route("/metrics", self.metrics, "GET"),
+                _route("/openapi.json", self.openapi, "GET"),
+                *([_route("/v1/debug/cache", self.debug_cache, "POST")] if service.settings.debug else []),
             ],
             redirect_slashes=False,
         )
@@ -89,6 +100,7 @@ class App:
             )
         except Exception as error:
             await self._refuse(exchange, error)
+        self.service.metrics.note(record)
         log.request(record.fields(), quiet=record.path in ("/health", "/metrics"))
 
     async def _serve(self, exchange: Exchange) -> None:
@@ -130,6 +142,14 @@ class App:
         answer = ChatAnswer(head, task, service.model.tokenizer.token_bytes)
         await self._answer(exchange, answer, task.n, service.chat_requests(task), task.stream)
 
+    async def completion(self, exchange: Exchange) -> None:
+        body = await self._body(exchange)
+        service = self.service
+        task = completion_task(body, service.limits)
+        service.check_model(task.model)
+        answer = CompletionAnswer(service.head("cmpl", task.model), task, service.model.tokenizer.token_bytes)
+        await self._answer(exchange, answer, task.choices, service.completion_requests(task), task.stream)
+
     async def models(self, exchange: Exchange) -> None:
         listed = [self._described(name) for name in self.service.settings.names]
         await exchange.reply(200, {"object": "list", "data": listed})
@@ -142,6 +162,20 @@ class App:
     async def health(self, exchange: Exchange) -> None:
         slots = self.service.slots
         await exchange.reply(200, {"status": "ok", "running": slots.taken - slots.waiting, "waiting": slots.waiting})
+
+    async def metrics(self, exchange: Exchange) -> None:
+        await exchange.reply(200, self.service.metrics.text(), {"content-type": CONTENT_TYPE})
+
+    async def openapi(self, exchange: Exchange) -> None:
+        service, settings = self.service, self.service.settings
+        auth, debug = bool(settings.api_keys), settings.debug
+        await exchange.reply(200, document(service.limits, version("qwen3-mlx"), auth=auth, debug=debug))
+
+    async def debug_cache(self, exchange: Exchange) -> None:
+        task = chat_task(await self._body(exchange), self.service.limits)
+        self.service.check_model(task.model)
+        report = await asyncio.to_thread(self.service.explain, task)
+        await exchange.reply(200, asdict(report))
 
     def _described(self, name: str) -> dict[str, Any]:
         service = self.service
@@ -157,7 +191,8 @@ class App:
 
     async def _body(self, exchange: Exchange) -> Any:
         settings = self.service.settings
-        return await read_json(exchange.scope, exchange.receive, settings.body_bytes, settings.patience)
+        exchange.body = await read_json(exchange.scope, exchange.receive, settings.body_bytes, settings.patience)
+        return exchange.body
 
     async def _answer(
         self, exchange: Exchange, answer: Answer, count: int, prepare: Callable[[], Prepared], stream: bool
@@ -170,6 +205,8 @@ class App:
                     await self._write(exchange, run, answer, prepare, stream)
                 finally:
                     record.finished = run.finished
+                    if service.receipts is not None:
+                        service.receipts.write(record.id, exchange.body, run.requests, run.events)
 
     async def _write(
         self, exchange: Exchange, run: Run, answer: Answer, prepare: Callable[[], Prepared], stream: bool

@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InvalidRequest
 from .chat import ChatTask
 from .chat_fields import Limits
+from .completions import CompletionTask
 from .errors import ApiError
 from .inbox import Mailroom, Signal
+from .metrics import Metrics
+from .receipts import Receipts
 from .runs import Prepared, Run, choices_of
 from .settings import Settings
 from .slots import Slots
@@ -29,6 +33,12 @@ if TYPE_CHECKING:
     from ..engine.streams import Then
     from ..text.tokenizer import Tokenizer
     from ..types import CacheReport, Request, SamplingParams
+
+
+#: What counts as a path of its own in the metrics.
+PATHS = frozenset(
+    ("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/debug/cache", "/health", "/metrics", "/openapi.json")
+)
 
 
 class Model(Protocol):
@@ -77,6 +87,9 @@ class Service:
         self.limits = Limits(
             vocab_size=model.config.vocab_size, context=model.context, n=settings.choices, messages=settings.messages
         )
+        self.metrics = Metrics(self.slots, PATHS)
+        made_with = {"fingerprint": fingerprint, "model": settings.names[0], "versions": versions()}
+        self.receipts = None if settings.dump is None else Receipts(settings.dump, made_with)
         self._mailroom: Mailroom | None = None
 
     def head(self, prefix: str, model: str | None) -> Head:
@@ -137,12 +150,38 @@ class Service:
             request = replace(request, max_completion_tokens=task.total)
         return [(one, then) for one in choices_of(request, task.n, _seed(task.params.seed))]
 
+    def completion_requests(self, task: CompletionTask) -> Callable[[], Prepared]:
+        """The same for plain completions."""
+        return partial(self._prepare_completion, task)
+
+    def _prepare_completion(self, task: CompletionTask) -> Prepared:
+        prepared: list[tuple[Request, Then | None]] = []
+        for at, prompt in enumerate(task.prompts):
+            try:
+                request = replace(self.model.prepare_raw(prompt, task.params), echo=task.echo)
+            except InvalidRequest as error:
+                if error.param == "prompt" and len(task.prompts) > 1:
+                    raise InvalidRequest(str(error), param=f"prompt[{at}]") from None
+                raise
+            prepared += [(one, None) for one in choices_of(request, task.n, _seed(task.params.seed))]
+        return prepared
+
+    def explain(self, task: ChatTask) -> CacheReport:
+        """Where the prompt of a task leaves what is cached."""
+        tools = None if task.tool_choice == "none" else task.tools
+        return self.model.explain_cache(task.messages, self.thinking(task)[0], tools)
+
     def thinking(self, task: ChatTask) -> tuple[bool, int | None]:
         """Whether a task's answer begins with a thought, and its budget: the server's own where the task says
         nothing."""
         enabled = self.settings.thinking if task.thinking is None else task.thinking
         budget = task.thinking_budget if task.thinking is not None else self.settings.thinking_budget
         return enabled, budget if enabled else None
+
+
+def versions() -> dict[str, str]:
+    """Of whatever may change an answer."""
+    return {name: version(name) for name in ("qwen3-mlx", "mlx", "tokenizers", "llguidance")}
 
 
 def _seed(given: int | None) -> int:
