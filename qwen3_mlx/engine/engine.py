@@ -121,7 +121,7 @@ class LocalEngine:
             raise InvalidRequest("the prompt is empty: there is nothing to answer", param="prompt")
         length = len(request.prompt) + len(request.generated)
         if length >= self._context:
-            raise ContextOverflow(length, self._context)
+            raise ContextOverflow(length, self._context, "prompt" if request.raw else "messages")
         ids = [*request.prompt, *(token for token, _ in request.generated)]
         worst = max(ids) if min(ids) >= 0 else min(ids)
         if not 0 <= worst < self._vocab_size:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
+from ..errors import InvalidRequest
 from . import log, security
 from .chat import ChatAnswer, chat_task
 from .completions import CompletionAnswer, completion_task
@@ -22,7 +23,7 @@ from .metrics import CONTENT_TYPE
 from .openapi import document
 from .record import Record
 from .runs import ClientGone, Prepared, Run
-from .service import Service
+from .service import Service, renamed
 from .transport import StreamFailed, finish, read_json, send_stream, send_whole, watching
 from .wire import Answer, new_id
 
@@ -212,7 +213,10 @@ class App:
         self, exchange: Exchange, run: Run, answer: Answer, prepare: Callable[[], Prepared], stream: bool
     ) -> None:
         service = self.service
-        await run.start(service.model.engine, prepare)
+        try:
+            await run.start(service.model.engine, prepare)
+        except InvalidRequest as error:
+            raise renamed(error) from error
         if stream:
             await send_stream(run, answer, exchange.send, exchange.headers, service.settings.keep_alive)
         else:

@@ -133,19 +133,16 @@ class Service:
 
     def _prepare_chat(self, task: ChatTask) -> Prepared:
         thinking, budget = self.thinking(task)
-        try:
-            request, then = self.model.prepare(
-                task.messages,
-                thinking,
-                budget,
-                task.tools,
-                task.grammar,
-                task.params,
-                tool_choice=task.tool_choice,
-                parallel_tool_calls=task.parallel_tool_calls,
-            )
-        except InvalidRequest as error:
-            raise _renamed(error) from None
+        request, then = self.model.prepare(
+            task.messages,
+            thinking,
+            budget,
+            task.tools,
+            task.grammar,
+            task.params,
+            tool_choice=task.tool_choice,
+            parallel_tool_calls=task.parallel_tool_calls,
+        )
         if task.total is not None:
             request = replace(request, max_completion_tokens=task.total)
         return [(one, then) for one in choices_of(request, task.n, _seed(task.params.seed))]
@@ -193,7 +190,8 @@ def _seed(given: int | None) -> int:
 _NAMES = {"schema": "response_format.json_schema.schema"}
 
 
-def _renamed(error: InvalidRequest) -> InvalidRequest:
+def renamed(error: InvalidRequest) -> InvalidRequest:
+    """The error with the parameter's name in a body."""
     if error.param in _NAMES:
         name = _NAMES[error.param]
         return InvalidRequest(str(error).replace(error.param, name, 1), param=name)
