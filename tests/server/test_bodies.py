@@ -276,7 +276,9 @@ def test_bodies_that_are_no_object(server: Running, body: bytes) -> None:
 
 def test_lone_surrogates_are_no_text(server: Running) -> None:
     body = b'{"messages": [{"role": "user", "content": "\\ud800"}]}'
-    error_of(server.client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"}), 400)
+    error_of(
+        server.client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"}), 400
+    )
 
 
 def test_other_media_types(server: Running) -> None:
