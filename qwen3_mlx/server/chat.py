@@ -110,13 +110,16 @@ def _grammar(wanted: Mapping[str, Any] | None) -> Grammar | None:
 def check_tool_results(messages: Sequence[Mapping[str, Any]]) -> None:
     """A tool's result follows the message that made the call (or another result of it), and names one of its calls if
     it names any. Messages may still be of any shape here."""
-    open_calls: set[Any] | None = None
+    open_calls: list[str] | None = None
+    nameless = False  # some of them have no id
     for i, message in enumerate(messages):
         role = message.get("role") if isinstance(message, Mapping) else None
         if role == "assistant":
             calls = message.get("tool_calls")
             called = calls if isinstance(calls, list) else []
-            open_calls = {call.get("id") for call in called if isinstance(call, Mapping)} if called else None
+            ids = [call.get("id") for call in called if isinstance(call, Mapping)]
+            open_calls = [one for one in ids if isinstance(one, str)] if called else None
+            nameless = len(called) > len(open_calls or ())
         elif role != "tool":
             open_calls = None
         elif open_calls is None:
@@ -127,7 +130,7 @@ def check_tool_results(messages: Sequence[Mapping[str, Any]]) -> None:
             )
         else:
             answered = message.get("tool_call_id")
-            if answered is not None and None not in open_calls and answered not in open_calls:
+            if answered is not None and not nameless and answered not in open_calls:
                 where = f"messages[{i}].tool_call_id"
                 raise InvalidRequest(f"{where} is no call of the message in front of it", param=where)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,10 +32,12 @@ SEED = 1 << 63
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a body. ``vocab_size``: ids that the model knows; ``context``: tokens of prompt and answer."""
+    """Bounds of a body. ``vocab_size``: ids that the model knows; ``context``: tokens of prompt and answer; ``names``:
+    what the model is called."""
 
     vocab_size: int
     context: int
+    names: tuple[str, ...] = ()
     n: int = 8
     messages: int = 4096
     tools: int = 256
@@ -63,7 +66,7 @@ def shared_fields(limits: Limits) -> dict[str, Field]:
     """What chat and plain completions have in common."""
     tokens = Integer(1, note="tokens")
     return {
-        "model": Text(1, 512),
+        "model": ModelName(limits.names),
         "stream": Flag(),
         "stream_options": Object({"include_usage": Flag(), "include_obfuscation": Ignored()}),
         "n": Integer(1, limits.n),
@@ -109,6 +112,21 @@ def chat_object(limits: Limits) -> Object:
     )
 
 
+class ModelName:
+    """The name of a model. Whether there is one of this name is another question, with another status."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._text = Text(1, 512)
+        self.names = names
+
+    @property
+    def schema(self) -> JSON:
+        return {"enum": list(self.names)} if self.names else self._text.schema
+
+    def read(self, value: Any, where: str) -> str:
+        return self._text.read(value, where)
+
+
 class Bias:
     """``{"token id": number}``."""
 
@@ -120,7 +138,7 @@ class Bias:
     def schema(self) -> JSON:
         return {
             "type": "object",
-            "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,5})$"},
+            "propertyNames": {"pattern": f"^({numbers_below(self.vocab_size)})$"},
             "additionalProperties": self._value.schema,
             "maxProperties": 1024,
             "description": f"token ids (below {self.vocab_size}) and what is added to their logits",
@@ -132,11 +150,23 @@ class Bias:
         check_length(tuple(value), where, 0, 1024)
         out = {}
         for name, number in value.items():
-            token = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else -1
+            token = int(name) if re.fullmatch("0|[1-9][0-9]{0,9}", name) else -1
             if not 0 <= token < self.vocab_size:
                 raise refuse(f"{where}.{name[:20]}", f"named by a token id below {self.vocab_size:,}", name)
             out[token] = self._value.read(number, f"{where}.{name}")
         return out
+
+
+def numbers_below(bound: int) -> str:
+    """A regular expression for the decimal numbers from 0 to ``bound`` - 1."""
+    digits = str(bound)
+    shorter = f"[1-9][0-9]{{0,{len(digits) - 2}}}" if len(digits) > 1 else ""
+    ways = ["0", shorter]
+    for at, digit in enumerate(digits):  # equal to the bound up to here, then smaller
+        low = 0 if at else 1
+        if int(digit) > low:
+            ways.append(f"{digits[:at]}[{low}-{int(digit) - 1}][0-9]{{{len(digits) - at - 1}}}")
+    return "|".join(way for way in ways if way)
 
 
 _TEXT_PARTS: JSON = {
@@ -147,7 +177,10 @@ _TEXT_PARTS: JSON = {
         "required": ["type", "text"],
     },
 }
-_CONTENT: JSON = {"anyOf": [{"type": "string", "pattern": "[A-Za-z0-9]"}, {**_TEXT_PARTS, "minItems": 1}]}
+_CONTENT: JSON = {
+    "anyOf": [{"type": "string"}, _TEXT_PARTS],
+    "description": "the last message of the user has to say something",
+}
 _CALLS: JSON = {
     "type": ["array", "null"],
     "items": {

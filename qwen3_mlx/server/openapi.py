@@ -92,6 +92,8 @@ CACHE = _object(
         "reason": _TEXT,
     }
 )
+#: One event of a stream; the last one's data is [DONE]. A comment comes when nothing else has for a while.
+EVENT = _object({"data": {"type": "string", "contentMediaType": "application/json"}})
 _REFUSALS = {
     "400": "the request is wrong; `param` says where",
     "401": "no API key, or an unknown one",
@@ -138,7 +140,7 @@ def document(limits: Limits, version: str, *, auth: bool, debug: bool) -> JSON:
 def _post(told: str, name: str, body: JSON, answer: JSON, *, stream: bool) -> JSON:
     content: JSON = {"application/json": {"schema": answer}}
     if stream:
-        content["text/event-stream"] = {"schema": _TEXT}
+        content["text/event-stream"] = {"schema": EVENT}
     operation = _operation(told, content, tuple(_REFUSALS))
     asked = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     return {"post": {**operation, "requestBody": {"required": True, "content": asked}}}

@@ -85,7 +85,7 @@ class Service:
         self.runs: set[Run] = set()
         self.closing = False
         self.limits = Limits(
-            vocab_size=model.config.vocab_size, context=model.context, n=settings.choices, messages=settings.messages
+            model.config.vocab_size, model.context, settings.names, n=settings.choices, messages=settings.messages
         )
         self.metrics = Metrics(self.slots, PATHS)
         made_with = {"fingerprint": fingerprint, "model": settings.names[0], "versions": versions()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from qwen3_mlx.errors import InvalidRequest
 from qwen3_mlx.server.chat import ChatTask, chat_task
-from qwen3_mlx.server.chat_fields import IGNORED, Limits
+from qwen3_mlx.server.chat_fields import IGNORED, Limits, numbers_below
 from qwen3_mlx.types import Grammar
 
 from .serving import HELLO, Running, error_of
@@ -150,6 +151,12 @@ def test_a_result_without_its_call(messages: Any, param: str) -> None:
     assert refusal({"messages": messages}).param == param
 
 
+def test_a_calls_id_may_be_anything_wrong(server: Running) -> None:
+    calls = [{"id": {}, "function": {"name": "f"}}]
+    messages = [USER, {"role": "assistant", "tool_calls": calls}, {"role": "tool", "content": "x"}]
+    assert error_of(server.chat(messages), 400)["param"] == "messages[1].tool_calls[0].id"
+
+
 def test_results_of_calls_with_and_without_ids() -> None:
     two = {**CALL, "tool_calls": [*CALL["tool_calls"], {"id": "c2", "function": {"name": "g"}}]}
     answers = [{"role": "tool", "content": "x", "tool_call_id": name} for name in ("c2", "c1")]
@@ -249,6 +256,13 @@ def test_what_is_wrong_is_named_and_the_next_request_answers(server: Running, fi
     error = error_of(server.client.post("/v1/chat/completions", json={"messages": HELLO, **fields}), 400)
     assert error["param"] == param and error["type"] == "invalid_request_error"
     assert server.chat(max_tokens=1, enable_thinking=False).status_code == 200
+
+
+@pytest.mark.parametrize("bound", [1, 2, 9, 10, 11, 99, 100, 101, 1000, 1664, 2307])
+def test_the_pattern_of_token_ids(bound: int) -> None:
+    pattern = re.compile(f"^({numbers_below(bound)})$")
+    assert [number for number in range(3 * bound + 20) if pattern.match(str(number))] == list(range(bound))
+    assert not pattern.match("00") and not pattern.match("-1")
 
 
 SCHEMAS: list[Any] = [
