@@ -35,13 +35,13 @@ def start(options: Options, given: Mapping[str, Any]) -> int:
     bound = bind(listen)
     try:
         log.event("loading", model=settings.names[0])
-        with _load(options, settings) as model:
+        with _load(options, settings, given) as model:
             return _serve(model, settings, bound, given)
     finally:
         bound.close()
 
 
-def _load(options: Options, settings: Settings) -> Qwen3:
+def _load(options: Options, settings: Settings, given: Mapping[str, Any]) -> Qwen3:
     from ..api import Qwen3
 
     return Qwen3.load(
@@ -51,6 +51,8 @@ def _load(options: Options, settings: Settings) -> Qwen3:
         context=options.context,
         kernels=options.kernels or "auto",
         max_batch=settings.running,
+        memory_limit=given["memory_limit"],
+        prefix_cache_bytes=given["prefix_cache_bytes"],
     )
 
 
