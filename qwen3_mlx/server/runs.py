@@ -27,6 +27,12 @@ class ClientGone(QwenError):
     http_status = 499
 
 
+class _Cancelled(QwenError):
+    """A run was cancelled while its requests were made."""
+
+    http_status = 503
+
+
 class Run:
     """``count`` choices in the engine. Takes its slots at once (ApiError if there are none), and each is free again
     when the engine has let go of the choice.
@@ -45,6 +51,7 @@ class Run:
         self._tickets: list[Ticket] = []
         self._then: list[Then | None] = []
         self._cancelled = False
+        self._ended: Exception | None = None  # what a signal means to the client
         self._error: Exception | None = None
 
     async def start(self, engine: Engine, prepare: Callable[[], Prepared]) -> None:
@@ -52,15 +59,17 @@ class Run:
         its time. Raises what either raises."""
         try:
             await asyncio.to_thread(self._submit, engine, prepare)
-        except BaseException:
+        except BaseException as error:
             self._slots.release(self.count - len(self._tickets))
             self.cancel()
+            if isinstance(error, _Cancelled) and self._ended is not None:
+                raise self._ended from None
             raise
 
     def _submit(self, engine: Engine, prepare: Callable[[], Prepared]) -> None:
         for index, (request, then) in enumerate(prepare()):
             if self._cancelled:
-                raise ClientGone("the client has gone before its request could start")
+                raise _Cancelled("cancelled before it could start")
             self.requests.append(request)
             self._then.append(then)
             self._tickets.append(engine.submit(request, self._inbox.sink(index)))
@@ -70,6 +79,7 @@ class Run:
     def signal(self, signal: Signal) -> None:
         """Tells the run of something that ends it, or that nothing has come for a while."""
         if signal is not Signal.QUIET:
+            self._ended = self._ended or self._problem(signal)
             self.cancel()
         self._inbox.put(signal)
 

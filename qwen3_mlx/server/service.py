@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..types import CacheReport, Request, SamplingParams
 
 
+LONG_TEXT = 1 << 16  # characters
 #: What counts as a path of its own in the metrics.
 PATHS = frozenset(
     ("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/debug/cache", "/health", "/metrics", "/openapi.json")
@@ -132,6 +133,7 @@ class Service:
         return partial(self._prepare_chat, task)
 
     def _prepare_chat(self, task: ChatTask) -> Prepared:
+        self._check_length(characters(task.messages), "messages")
         thinking, budget = self.thinking(task)
         request, then = self.model.prepare(
             task.messages,
@@ -155,6 +157,7 @@ class Service:
         prepared: list[tuple[Request, Then | None]] = []
         for at, prompt in enumerate(task.prompts):
             try:
+                self._check_length(len(prompt), "prompt")
                 request = replace(self.model.prepare_raw(prompt, task.params), echo=task.echo)
             except InvalidRequest as error:
                 if error.param == "prompt" and len(task.prompts) > 1:
@@ -163,8 +166,24 @@ class Service:
             prepared += [(one, None) for one in choices_of(request, task.n, _seed(task.params.seed))]
         return prepared
 
+    def _check_length(self, characters: int, param: str) -> None:
+        """Refuses what cannot fit, whatever its tokens are, before they are counted: that takes a second a megabyte."""
+        context = self.model.context
+        if characters > LONG_TEXT and characters > context * self._longest_token:
+            raise InvalidRequest(
+                f"{param} has {characters:,} characters, which is more than a context of {context:,} tokens can hold",
+                param=param,
+            )
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Bytes, and so the most characters that a token stands for."""
+        token_bytes = self.model.tokenizer.token_bytes
+        return max(len(token_bytes(token)) for token in range(self.model.tokenizer.vocab_size))
+
     def explain(self, task: ChatTask) -> CacheReport:
         """Where the prompt of a task leaves what is cached."""
+        self._check_length(characters(task.messages), "messages")
         tools = None if task.tool_choice == "none" else task.tools
         return self.model.explain_cache(task.messages, self.thinking(task)[0], tools)
 
@@ -174,6 +193,18 @@ class Service:
         enabled = self.settings.thinking if task.thinking is None else task.thinking
         budget = task.thinking_budget if task.thinking is not None else self.settings.thinking_budget
         return enabled, budget if enabled else None
+
+
+def characters(conversation: Any) -> int:
+    """Of all texts in a conversation, whatever its shape and depth."""
+    count, waiting = 0, [conversation]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            count += len(value)
+        elif isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+    return count
 
 
 def versions() -> dict[str, str]:

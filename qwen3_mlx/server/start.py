@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ def start(options: Options, given: Mapping[str, Any]) -> int:
     listen = Listen(given["host"], given["port"], given["uds"], given["listen_fd"])
     settings = _settings(options, given, listen)
     log.set_up(given["log_format"], given["log_level"])
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: threads would only be a pool more
     bound = bind(listen)
     try:
         log.event("loading", model=settings.names[0])

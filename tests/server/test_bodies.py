@@ -275,6 +275,48 @@ SCHEMAS: list[Any] = [
 ]
 
 
+LISTS, SCHEMA = '["lists"]', '{"schema": 1}'
+
+
+@pytest.mark.parametrize("depth", [60, 300, 900, 5000])
+def test_depths(server: Running, depth: int) -> None:
+    """Everything that may be nested, nested: an answer or a refusal."""
+    schema = '{"type":"object","properties":{"a":' * depth + '{"type":"integer"}' + "}}" * depth
+    lists: Any = json.loads(LISTS)
+    parameters = {"type": "function", "function": {"name": "f", "parameters": json.loads(SCHEMA)}}
+    bodies: list[dict[str, Any]] = [
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": json.loads(SCHEMA)}}},
+        {"tools": [parameters]},
+        {"tools": [parameters], "tool_choice": "required"},
+        {"messages": [{"role": "user", "content": lists}]},
+        {"messages": lists},
+        {"metadata": lists, "user": lists},
+    ]
+    for body in bodies:
+        text = json.dumps({"messages": HELLO, "max_tokens": 1, **body})
+        text = text.replace(LISTS, "[" * depth + "]" * depth).replace(SCHEMA, schema)
+        headers = {"content-type": "application/json"}
+        response = server.client.post("/v1/chat/completions", content=text, headers=headers)
+        assert response.status_code in (200, 400), response.text
+
+
+def test_heavy_schemas(server: Running) -> None:
+    heavy: list[Any] = [
+        {"enum": [str(i) for i in range(20_000)]},
+        {"type": "string", "pattern": "(a{1,1000}){1,1000}"},
+        {"type": "string", "pattern": "(((a+)+)+)+$"},
+        {"type": "string", "minLength": 10**9},
+        {"type": "array", "items": {"type": "integer"}, "minItems": 10**9},
+        {"anyOf": [{"type": "object", "properties": {str(i): {}}} for i in range(1000)]},
+        {"allOf": [{"type": "object", "properties": {str(i): {"type": "string"}}} for i in range(200)]},
+    ]
+    for schema in heavy:
+        form = {"type": "json_schema", "json_schema": {"schema": schema}}
+        response = server.chat(response_format=form, max_tokens=2, enable_thinking=False)
+        assert response.status_code in (200, 400), (str(schema)[:80], response.text)
+        assert server.client.get("/health").status_code == 200
+
+
 @pytest.mark.parametrize("schema", SCHEMAS, ids=str)
 def test_a_schema_that_cannot_be_kept(server: Running, schema: Any) -> None:
     response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
