@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-LOCAL = ("127.0.0.1", "::1", "localhost")
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:

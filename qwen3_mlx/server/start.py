@@ -98,7 +98,7 @@ def _settings(options: Options, given: Mapping[str, Any], listen: Listen) -> Set
         api_keys=keys,
         thinking=options.thinking,
         thinking_budget=options.thinking_budget,
-        allowed_hosts=tuple(host_name(name) for name in (*given["hosts"], listen.host)),
+        allowed_hosts=tuple(filter(None, map(host_name, (*given["hosts"], listen.host)))),
         origins=tuple(origin.lower().rstrip("/") for origin in given["origins"]),
         check_host=listen.uds is None,
         debug=listen.local if debug is None else debug,

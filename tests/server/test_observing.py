@@ -69,8 +69,8 @@ def test_a_receipt_gives_the_same_answer_again(demo: Qwen3, tmp_path: Path) -> N
     assert seeds[1] == seeds[0] + 1
 
 
-def test_why_a_prompt_is_not_in_the_cache(demo: Qwen3) -> None:
-    with serving(demo) as server:
+def test_why_a_prompt_is_not_in_the_cache() -> None:
+    with Qwen3.load("demo") as demo, serving(demo) as server:
 
         def report(system: str) -> dict[str, Any]:
             messages = [{"role": "system", "content": system}, {"role": "user", "content": "Who are you?"}]
