@@ -59,7 +59,7 @@ _SECONDS = Number(float, 0, 1e9, hint="at least 0 seconds")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--dump-requests", metavar="DIR", help="Keep every request and its answer in DIR, prompts included.")
-@click.option("--debug/--no-debug", default=None, help="/v1/debug/cache; on where only this machine can ask.")
+@click.option("--debug/--no-debug", default=None, help="/v1/debug/cache, quoting what is stored.")
 @click.pass_context
 def command(context: click.Context, options: Options, **given: Any) -> None:
     """Serve a model to OpenAI's clients: chat completions, completions, models.

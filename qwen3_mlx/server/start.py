@@ -102,6 +102,7 @@ def _settings(options: Options, given: Mapping[str, Any], listen: Listen) -> Set
         origins=tuple(origin.lower().rstrip("/") for origin in given["origins"]),
         check_host=listen.uds is None,
         debug=listen.local if debug is None else debug,
+        debug_text=debug is True,
         running=given["max_batch"],
         queue=given["max_queue"],
         body_bytes=given["max_body"],
