@@ -17,9 +17,11 @@ PIPELINED = 16  # requests that a connection may send ahead
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """``header_bytes`` of one request, ``connections`` at a time, ``patience`` in seconds."""
+    """``header_bytes`` of one request, ``message_bytes`` of all of it as it comes over the wire (chunks have borders,
+    and may have trailers), ``connections`` at a time, ``patience`` in seconds."""
 
     header_bytes: int
+    message_bytes: int
     connections: int
     patience: float
 
@@ -31,6 +33,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._bounds = bounds
         self._header_bytes = 0
+        self._message_bytes = 0
         self._in_headers = True
         self._headers_due: asyncio.TimerHandle | None = None
         self._reader_due: asyncio.TimerHandle | None = None
@@ -53,8 +56,11 @@ class Connection(HttpToolsProtocol):
         if self._in_headers:
             self._await_headers()
             self._header_bytes += len(data)
+        self._message_bytes += len(data)
         super().data_received(data)
-        if self._in_headers and self._header_bytes > self._bounds.header_bytes:
+        if self._message_bytes > self._bounds.message_bytes:
+            self._refuse(413, f"the request is larger than {self._bounds.message_bytes:,} bytes")
+        elif self._in_headers and self._header_bytes > self._bounds.header_bytes:
             self._refuse(431, f"the headers are larger than {self._bounds.header_bytes:,} bytes")
         elif len(self.pipeline) > PIPELINED:
             self._refuse(429, f"more than {PIPELINED} requests were sent ahead on one connection")
@@ -78,6 +84,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_headers = True
+        self._message_bytes = 0
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -118,6 +118,24 @@ def test_a_body_that_never_ends() -> None:
         assert server.chat().status_code == 200
 
 
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/health", b"/nothing"])
+@pytest.mark.parametrize("piece", [b"0\r\nX-Trailer: ", b"1;extension=", b"1\r\nx\r\n"])
+def test_what_comes_behind_the_headers_has_an_end(path: bytes, piece: bytes) -> None:
+    """Trailers, extensions of chunks, a body that nobody reads."""
+    with serving(scripted_model(ANSWER)[0], body_bytes=100_000) as server:
+        head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % path
+        connection = server.raw(head + piece)
+        more = piece * 1000 if piece.endswith(b"\n") else b"y" * 10_000
+        try:
+            for _ in range(10_000):
+                connection.sendall(more)
+        except ConnectionError:
+            pass
+        else:
+            pytest.fail("it was read to no end")
+        assert server.chat().status_code == 200
+
+
 @pytest.mark.parametrize("length", [b"100001", b"99999999999999999999"])
 def test_a_body_that_says_it_is_too_large(length: bytes) -> None:
     with serving(scripted_model(ANSWER)[0], body_bytes=100_000) as server:
