@@ -138,10 +138,26 @@ def test_what_comes_behind_the_headers_has_an_end(path: bytes, piece: bytes) -> 
 
 @pytest.mark.parametrize("length", [b"100001", b"99999999999999999999"])
 def test_a_body_that_says_it_is_too_large(length: bytes) -> None:
-    with serving(scripted_model(ANSWER)[0], body_bytes=100_000) as server:
+    with serving(scripted_model(ANSWER)[0], body_bytes=100_000, patience=0.5) as server:
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %s\r\n\r\n" % length
         answer = received(server.raw(head))
         assert answer.startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
+
+
+def test_a_refused_client_may_send_its_body_to_the_end_but_not_for_ever() -> None:
+    with serving(scripted_model(ANSWER)[0], body_bytes=100_000, patience=0.5, api_keys=("k",)) as server:
+        for headers, status in ((b"X-Api-Key: k\r\n", b"413"), (b"", b"401")):
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: 700000\r\n\r\n"
+            connection = server.raw(head % headers)
+            for _ in range(70):
+                connection.sendall(b"x" * 10_000)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 " + status)
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert b'"status":"ok"' in received(connection)
+            connection = server.raw(head % headers + b"x")
+            began = time.perf_counter()
+            assert received(connection).startswith(b"HTTP/1.1 " + status)
+            assert time.perf_counter() - began < 5
 
 
 def test_ten_megabytes_of_message(server: Running) -> None:
@@ -238,11 +254,12 @@ def test_too_many_connections() -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_request_has_its_time(stream: bool) -> None:
     model, engine = scripted_model(endless)
-    with serving(model, deadline=0.3) as server:
-        if stream:
-            assert server.chat_stream()[-1]["error"]["code"] == "deadline"
+    with serving(model, deadline=0.6) as server:
+        response = server.chat(stream=stream)
+        if stream and response.status_code == 200:  # else it has not even begun
+            assert chunks(response)[-1]["error"]["code"] == "deadline"
         else:
-            assert error_of(server.chat(), 504)["code"] == "deadline"
+            assert error_of(response, 504)["code"] == "deadline"
         server.idle()
         assert engine.tickets[0].cancelled.is_set()
 
