@@ -317,7 +317,7 @@ def test_the_end_of_the_server_tells_streams_that_take_too_long() -> None:
     with serving(model, grace=0.2) as server:
         thread = threading.Thread(target=lambda: found.append(server.chat(stream=True)))
         thread.start()
-        eventually(lambda: server.service.slots.taken == 1)
+        eventually(lambda: any(run.events[0] for run in list(server.service.runs)))
         server.loop.call_soon_threadsafe(server.server.stop)
         thread.join(10)
     assert chunks(found[0])[-1]["error"]["code"] == "shutting_down"
