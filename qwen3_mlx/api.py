@@ -218,10 +218,17 @@ class Qwen3:
 
         Raises ``InvalidRequest`` for what cannot be served, before anything runs.
         """
-        offered = offered_tools(tools, tool_choice)
-        request = self._request(messages, thinking, thinking_budget, offered, schema, params)
-        request = with_calls(request, tool_choice, parallel_tool_calls)
-        return EventStream(self._engine, request, self._then(messages, thinking, offered))
+        request, then = self.prepare(
+            messages,
+            thinking,
+            thinking_budget,
+            tools,
+            schema,
+            params,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+        )
+        return EventStream(self._engine, request, then)
 
     def generate(
         self,
@@ -282,19 +289,53 @@ class Qwen3:
         parallel_tool_calls: bool = True,
     ) -> AsyncIterator[Event]:
         """``stream`` for asyncio: ``async for event in q.astream(...)``."""
+        request, then = self.prepare(
+            messages,
+            thinking,
+            thinking_budget,
+            tools,
+            schema,
+            params,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+        )
+        return astream(self._engine, request, then)
+
+    def stream_raw(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> EventStream:
+        """Continue a text, or token ids, as they are: no template, no thinking, no tools; control tokens in it are
+        control."""
+        return EventStream(self._engine, self.prepare_raw(prompt, params))
+
+    def prepare(
+        self,
+        messages: Messages,
+        thinking: bool = True,
+        thinking_budget: int | None = None,
+        tools: Tools | None = None,
+        schema: Schema | None = None,
+        params: SamplingParams | None = None,
+        *,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
+    ) -> tuple[Request, Then | None]:
+        """What ``stream`` hands to the engine, for a server that does so itself: the request, and what is to be told
+        all of its events when it has ended, before the last one is passed on."""
         offered = offered_tools(tools, tool_choice)
         request = self._request(messages, thinking, thinking_budget, offered, schema, params)
-        request = with_calls(request, tool_choice, parallel_tool_calls)
-        return astream(self._engine, request, self._then(messages, thinking, offered))
+        return with_calls(request, tool_choice, parallel_tool_calls), self._then(messages, thinking, offered)
 
-    def stream_raw(self, prompt: str, params: SamplingParams | None = None) -> EventStream:
-        """Continue a text as it is: no template, no thinking, no tools; control tokens in it are control."""
+    def prepare_raw(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Request:
+        """What ``stream_raw`` hands to the engine."""
         if not prompt:
             raise InvalidRequest("the prompt is empty: there is nothing to continue", param="prompt")
         resolved = self._params(params, thinking=False)
-        return EventStream(
-            self._engine, Request(tuple(self.tokenizer.encode(prompt)), resolved, thinking=False, raw=True)
-        )
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        return Request(tuple(tokens), resolved, thinking=False, raw=True)
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the requests."""
+        return self._engine
 
     def close(self) -> None:
         """Stop what runs and free the engine's thread. The object cannot generate afterwards."""

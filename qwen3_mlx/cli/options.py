@@ -137,7 +137,20 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         options = Options(**{name: given.pop(name) for name in _MODEL_FIELDS}, params=params)
         return function(options=options, **given)
 
-    wrapped: Callable[..., Any] = command
-    for option in reversed(_MODEL + _THINKING + _SAMPLING):
-        wrapped = option(wrapped)
-    return wrapped
+    return _with(_MODEL + _THINKING + _SAMPLING, command)
+
+
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a command whose requests say by themselves how to draw."""
+
+    @functools.wraps(function)
+    def command(**given: Any) -> Any:
+        return function(options=Options(**{name: given.pop(name) for name in _MODEL_FIELDS}), **given)
+
+    return _with(_MODEL + _THINKING, command)
+
+
+def _with(options: tuple[Any, ...], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
