@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,27 +51,39 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(line.removeprefix("ready "), dumps)
 
 
-def make(factory: pytest.TempPathFactory, name: str, *requirements: str) -> Environment:
-    environment = Environment(factory.mktemp(name) / "venv")
-    # Most of what is installed is never imported: compiling all of it takes longer than the tests.
-    install_or_skip(environment, "--no-compile", *requirements)
-    return environment
+#: What is installed where. The servers want a newer ``mcp`` than Qwen-Agent. "python-executor" is spelled as in its
+#: metadata: an older pip takes no notice of "python_executor".
+REQUIREMENTS = {
+    "qwen-agent": ("qwen-agent[python-executor,mcp]==0.0.34", "numpy", "soundfile", "tqdm", "mcp<2"),
+    "mcp-servers": ("mcp-server-time==2026.10.19", "mcp-server-fetch==2026.10.24"),
+    "langchain": ("langchain-openai==1.7.4",),
+}
 
 
 @pytest.fixture(scope="package")
-def qwen_agent(tmp_path_factory: pytest.TempPathFactory) -> Client:
-    # "python-executor", as its metadata spell it: an older pip takes no notice of "python_executor".
-    requirements = ("qwen-agent[python-executor,mcp]==0.0.34", "numpy", "soundfile", "tqdm", "mcp<2")
-    return Client(make(tmp_path_factory, "qwen-agent", *requirements), HERE / "qwen_agent_client.py")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Environment]:
+    """All of them, made at once: each waits for the index most of the time."""
+
+    def fill(name: str) -> None:
+        install_or_skip(made[name], *REQUIREMENTS[name])
+
+    made = {name: Environment(tmp_path_factory.mktemp(name) / "venv") for name in REQUIREMENTS}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fill, made))
+    return made
 
 
 @pytest.fixture(scope="package")
-def mcp_servers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of their commands. They want a newer ``mcp`` than Qwen-Agent."""
-    environment = make(tmp_path_factory, "mcp", "mcp-server-time==2026.10.19", "mcp-server-fetch==2026.10.24")
-    return environment.python.parent
+def qwen_agent(environments: dict[str, Environment]) -> Client:
+    return Client(environments["qwen-agent"], HERE / "qwen_agent_client.py")
 
 
 @pytest.fixture(scope="package")
-def langchain(tmp_path_factory: pytest.TempPathFactory) -> Client:
-    return Client(make(tmp_path_factory, "langchain", "langchain-openai==1.7.4"), HERE / "langchain_client.py")
+def mcp_servers(environments: dict[str, Environment]) -> Path:
+    """The folder of their commands."""
+    return environments["mcp-servers"].python.parent
+
+
+@pytest.fixture(scope="package")
+def langchain(environments: dict[str, Environment]) -> Client:
+    return Client(environments["langchain"], HERE / "langchain_client.py")
