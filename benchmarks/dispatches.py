@@ -84,7 +84,7 @@ def traceable() -> Iterator[None]:
 def count(name: str, kv_bits: int | None, tokens: int = 1) -> dict[str, Counter[str]]:
     """The launches of a pass over so many tokens: with our kernels, with stock operations alone, and of mlx-lm."""
     source, new = MODELS[name], mx.ones((1, tokens), mx.int32)
-    config, stock = ModelConfig.from_dict(source), on_stock("emulate")
+    config, stock = ModelConfig.from_dict(source), on_stock("metal")
     sides = {
         "qwen3-mlx": ours(config, on_metal(stock, lambda *_: True), True, POSITION, kv_bits, mx.bfloat16),
         "stock": ours(config, stock, True, POSITION, kv_bits, mx.bfloat16),

@@ -10,6 +10,9 @@ and small widths. Rows of a batch differ in length, as those of running requests
 - ``mx.fast``: 4-bit weights and a GPU's operations (on a CPU each ``mx.fast`` call unfolds into many nodes);
 - ``one node``: the same with every such call replaced by a single node on both sides, which is the closest to a GPU's
   graph that a CPU can build. Our Metal kernels are not in it: MLX builds their nodes for a GPU only.
+
+Beside them stands what the step of the released model takes on an M4 Max at least: its bytes (4-bit weights, experts as
+often as rows choose them at random, a bf16 cache at ``--position``) at 546 GB/s. That is computed, not measured.
 """
 
 from __future__ import annotations
@@ -30,12 +33,15 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
+from qwen3_mlx.costs import active_parameters, expert_parameters, kv_bytes_per_token, moe_layers, packed_bytes
+from qwen3_mlx.engine.step import DecodeStep
 from qwen3_mlx.kernels import Kernels, Lengths, resolve
 from qwen3_mlx.kernels.dispatch import on_stock
 from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.linear import QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear
 from qwen3_mlx.model.qwen3 import Qwen3
 from qwen3_mlx.names import groups
+from qwen3_mlx.released import RELEASED
 
 _COMMON = {
     "hidden_size": 128,
@@ -47,6 +53,7 @@ _COMMON = {
     "rope_theta": 1e6,
     "tie_word_embeddings": False,
 }
+M4_MAX = 546e9  # bytes of memory a second
 MODELS: dict[str, dict[str, Any]] = {
     "30B-A3B": {
         **_COMMON,
@@ -100,10 +107,11 @@ def ours(
         layer.append(entry(mx.zeros(shape, dtype), mx.zeros(shape, dtype), layer.packing))
     mx.eval(cache.arrays)
     held, lengths = [list(layer.buffers) for layer in cache.layers], Lengths(tuple(position - i for i in range(batch)))
-    token = mx.array([[1]] * batch)
+    token, step = mx.array([[1]] * batch), DecodeStep(model)
 
     def graph(token: mx.array) -> tuple[mx.array, ...]:
-        return (model(token, cache), *cache.arrays)
+        out = step(token[:, 0], cache) if token.shape[1] == 1 else model(token, cache)
+        return (out, *cache.arrays)
 
     def restore() -> None:
         for layer, buffers in zip(cache.layers, held, strict=True):
@@ -245,9 +253,7 @@ def compare(name: str, setting: str, runs: int, position: int, batch: int) -> di
     config = ModelConfig.from_dict(MODELS[name])
     packed = setting != "cpu"
     sides = {
-        "qwen3-mlx": ours(
-            config, on_stock("emulate") if packed else resolve("reference"), packed, position, batch=batch
-        ),
+        "qwen3-mlx": ours(config, on_stock("metal") if packed else resolve("reference"), packed, position, batch=batch),
         "mlx-lm": peer(MODELS[name], config, packed, position, batch=batch),
     }
     seen: dict[str, list[float]] = {side: [] for side in sides}
@@ -260,7 +266,20 @@ def compare(name: str, setting: str, runs: int, position: int, batch: int) -> di
                     seen[side].append(spent)
         gc.enable()
     mine, theirs = (statistics.median(seen[side]) for side in sides)
-    return {"model": name, "setting": setting, "qwen3-mlx ms": mine, "mlx-lm ms": theirs, "ratio": mine / theirs}
+    times = {"qwen3-mlx ms": mine, "mlx-lm ms": theirs, "ratio": mine / theirs}
+    return {"model": name, "setting": setting, **times, "M4 Max ms": bandwidth_bound(name, position, batch)}
+
+
+def bandwidth_bound(name: str, position: int, batch: int) -> float:
+    """Milliseconds that an M4 Max needs to read what a step of the released model reads."""
+    config = RELEASED[f"qwen3:{name.lower()}"]
+    experts = moe_layers(config) * expert_parameters(config)
+    weights = active_parameters(config)
+    if experts:
+        read = config.num_experts * (1 - (1 - config.num_experts_per_tok / config.num_experts) ** batch)
+        weights += round(experts * (read - config.num_experts_per_tok))
+    size = packed_bytes(weights, config.hidden_size, QuantSpec(4, 64))
+    return (size + batch * position * kv_bytes_per_token(config)) / M4_MAX * 1e3
 
 
 def main() -> None:
@@ -280,7 +299,7 @@ def main() -> None:
                     "{model:8} {setting:9} qwen3-mlx {qwen3-mlx ms:5.2f} ms   mlx-lm {mlx-lm ms:5.2f} ms".format(**row),
                     end="",
                 )
-                print(f"   {row['ratio']:.2f}x")
+                print(f"   {row['ratio']:.2f}x   M4 Max {row['M4 Max ms']:5.2f} ms at least")
 
 
 if __name__ == "__main__":

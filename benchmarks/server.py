@@ -9,7 +9,8 @@ socket that looks for the first token and the end, and parses nothing between. `
 float32 for all, so that neither side has the better type for a CPU.
 
 Printed: tokens per second of all clients together, the time to the first token (median and 95th percentile over all
-clients and rounds), and what HTTP costs of the engine's own throughput.
+clients and rounds), and what HTTP costs of the engine's own throughput; processor time tells it where the machine has
+others to serve as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import socket
 import statistics
@@ -38,10 +40,12 @@ OURS, PEER, ENGINE = "qwen3-mlx", "mlx-lm", "engine"
 
 
 class Round(NamedTuple):
-    """Tokens a second of all clients, and each one's seconds to the first token."""
+    """Tokens a second of all clients, each one's seconds to the first token, and the seconds of processor time that the
+    side took for a token (client not counted)."""
 
     rate: float
     first: list[float]
+    work: float
 
 
 def question(round_: int, client: int) -> str:
@@ -68,10 +72,20 @@ async def ask(port: int, body: dict[str, Any]) -> float:
     return first
 
 
-async def one_round(port: int, bodies: Sequence[dict[str, Any]], tokens: int) -> Round:
-    begun = time.perf_counter()
+async def one_round(port: int, process: int, bodies: Sequence[dict[str, Any]], tokens: int) -> Round:
+    begun, worked = time.perf_counter(), processor(process)
     first = await asyncio.gather(*(ask(port, body) for body in bodies))
-    return Round(len(bodies) * tokens / (time.perf_counter() - begun), list(first))
+    count = len(bodies) * tokens
+    return Round(count / (time.perf_counter() - begun), list(first), (processor(process) - worked) / count)
+
+
+def processor(process: int) -> float:
+    """Seconds of processor time that a process has taken; 0 where the system does not tell."""
+    stat = Path(f"/proc/{process}/stat")
+    if not stat.exists():
+        return 0.0
+    fields = stat.read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def bodies(round_: int, clients: int, tokens: int, eos: Sequence[int]) -> list[dict[str, Any]]:
@@ -81,8 +95,8 @@ def bodies(round_: int, clients: int, tokens: int, eos: Sequence[int]) -> list[d
 
 
 @contextmanager
-def served(name: str, folder: str, clients: int) -> Iterator[int]:
-    """The port of a server that has answered once."""
+def served(name: str, folder: str, clients: int) -> Iterator[tuple[int, int]]:
+    """The port and the process of a server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -101,7 +115,7 @@ def served(name: str, folder: str, clients: int) -> Iterator[int]:
             time.sleep(0.1)
         else:
             raise SystemExit(f"{name}'s server does not start: {' '.join(command)}")
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait(30)
@@ -143,8 +157,9 @@ def engine_round(process: subprocess.Popen[str], asked: Sequence[dict[str, Any]]
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(json.dumps(asked) + "\n")
     process.stdin.flush()
+    worked = processor(process.pid)
     rate, first = json.loads(process.stdout.readline())
-    return Round(rate, first)
+    return Round(rate, first, (processor(process.pid) - worked) / sum(body["max_tokens"] for body in asked))
 
 
 def in_float32(folder: Path, into: Path) -> Path:
@@ -175,12 +190,15 @@ def show(seen: dict[str, list[Round]]) -> None:
         low, high = min(one.rate for one in rounds), max(one.rate for one in rounds)
         print(
             f"  {name:10} {rates[name]:8.0f} tokens/s ({low:.0f} to {high:.0f})   first token: median"
-            f" {statistics.median(first) * 1e3:7.1f} ms, p95 {late[name] * 1e3:7.1f} ms"
+            f" {statistics.median(first) * 1e3:7.1f} ms, p95 {late[name] * 1e3:7.1f} ms   processor:"
+            f" {statistics.median(one.work for one in rounds) * 1e3:.3f} ms a token"
         )
     if PEER in seen:
         print(f"  throughput {OURS} / {PEER}: {rates[OURS] / rates[PEER]:.2f}x, p95: {late[OURS] / late[PEER]:.2f}x")
     if ENGINE in seen:
-        print(f"  HTTP takes {100 * (1 - rates[OURS] / rates[ENGINE]):.1f} % of the engine's own throughput")
+        work = [statistics.median(one.work for one in seen[name]) for name in (OURS, ENGINE)]
+        print(f"  HTTP takes {100 * (1 - rates[OURS] / rates[ENGINE]):.1f} % of the engine's own throughput, and adds")
+        print(f"  {100 * (work[0] / work[1] - 1):.1f} % to its processor time")
 
 
 def main() -> None:
@@ -203,12 +221,12 @@ def main() -> None:
         for round_ in range(args.runs + 1):
             asked = bodies(round_, args.clients, args.tokens, eos)
             for name in names:
-                with served(name, str(folder), args.clients) as port:
-                    asyncio.run(one_round(port, bodies(-1, args.clients, 8, eos), 8))
-                    seen[name].append(asyncio.run(one_round(port, asked, args.tokens)))
-            with alone(str(folder), args.clients) as process:
-                engine_round(process, bodies(-1, args.clients, 8, eos))
-                seen[ENGINE].append(engine_round(process, asked))
+                with served(name, str(folder), args.clients) as (port, process):
+                    asyncio.run(one_round(port, process, bodies(-1, args.clients, 8, eos), 8))
+                    seen[name].append(asyncio.run(one_round(port, process, asked, args.tokens)))
+            with alone(str(folder), args.clients) as by_itself:
+                engine_round(by_itself, bodies(-1, args.clients, 8, eos))
+                seen[ENGINE].append(engine_round(by_itself, asked))
     print(f"{args.clients} clients, {args.tokens} tokens an answer, {args.runs} rounds in turns, {args.model}")
     show({name: rounds[1:] for name, rounds in seen.items()})
     print(f"  {machine()}")

@@ -5,7 +5,9 @@
 Every answer, thought included, has exactly ``--tokens`` tokens: the end of an answer is forbidden, so what follows
 its sense is babble (and the thought is sent back too, lest the template finds one in the babble). It is the template
 that leaves it out. Between two turns there is a pause in which a user would read. The clock runs from the request to
-the first token that arrives; theirs comes over HTTP on this machine, ours from the library.
+the first token that arrives; theirs comes over HTTP on this machine, ours from the library. A turn
+counts in a run if on both sides the answer before it has a thought and as much again as half of its tokens: else the
+template leaves nothing out, or the babble never came out of its thought, and nothing is to be computed again.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 
 from qwen3_mlx import Qwen3, SamplingParams, hub
 from qwen3_mlx.control.collect import collect
+from qwen3_mlx.text.tokenizer import Tokenizer
 
 WORDS = ["strawberry", "banana", "committee", "raspberries", "Mississippi", "parallel", "pear", "letters", "apple"]
 
@@ -63,6 +66,18 @@ def theirs(port: int, messages: list[dict[str, Any]], tokens: int, eos: list[int
     return Turn(first, text, thought, None)
 
 
+def comparable(
+    runs: list[list[tuple[Turn, Turn]]], turn: int, least: int, tokenizer: Tokenizer
+) -> list[tuple[Turn, Turn]]:
+    """This turn of the runs in which both sides have something to leave out and something to compute again."""
+
+    def complete(before: Turn) -> bool:
+        message = before.message
+        return bool(message["reasoning_content"]) and len(tokenizer.encode(message["content"])) >= least
+
+    return [run[turn] for run in runs if turn == 0 or all(map(complete, run[turn - 1]))]
+
+
 def serve(folder: str, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlx_lm.server", "--model", folder, "--port", str(port), "--log-level", "ERROR"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -89,6 +104,7 @@ def main() -> None:
     seen: list[list[tuple[Turn, Turn]]] = []
     try:
         with Qwen3.load(args.model) as q:
+            tokenizer = q.tokenizer
             eos = sorted(q.tokenizer.eos_ids)
             bias = {token: -1e9 for token in eos}
             params = SamplingParams(temperature=0, max_tokens=args.tokens, logit_bias=bias)
@@ -96,8 +112,9 @@ def main() -> None:
                 chats: list[list[dict[str, Any]]] = [[], []]
                 seen.append([])
                 for turn in range(args.turns):
+                    question = {"role": "user", "content": f"How many r are in {WORDS[(turn + run) % 9]}? ({run})"}
                     for chat in chats:
-                        chat.append({"role": "user", "content": f"How many r are in {WORDS[turn % 9]}? ({run})"})
+                        chat.append(question)
                     pair = ours(q, chats[0], params), theirs(port, chats[1], args.tokens, eos)
                     seen[-1].append(pair)
                     for chat, one in zip(chats, pair, strict=True):
@@ -106,12 +123,15 @@ def main() -> None:
     finally:
         server.terminate()
     print(f"{args.turns} turns, {args.tokens} tokens an answer, medians of {args.runs} runs")
-    print("  turn   qwen3-mlx ms   prefilled   mlx-lm ms   ratio")
+    print("  turn   qwen3-mlx ms   prefilled   mlx-lm ms   ratio   runs")
     for turn in range(args.turns):
-        mine, other = ([run[turn][side].seconds * 1e3 for run in seen] for side in (0, 1))
-        computed = max(run[turn][0].computed or 0 for run in seen)
-        a, b = statistics.median(mine), statistics.median(other)
-        print(f"  {turn + 1:4}   {a:12.1f}   {computed:9}   {b:9.1f}   {b / a:5.1f}x")
+        pairs = comparable(seen, turn, args.tokens // 2, tokenizer)
+        if not pairs:
+            print(f"  {turn + 1:4}   no run in which the answer before has a thought and as much again")
+            continue
+        mine, other = (statistics.median(pair[side].seconds * 1e3 for pair in pairs) for side in (0, 1))
+        computed = max(pair[0].computed or 0 for pair in pairs)
+        print(f"  {turn + 1:4}   {mine:12.1f}   {computed:9}   {other:9.1f}   {other / mine:5.1f}x   {len(pairs):4}")
 
 
 if __name__ == "__main__":

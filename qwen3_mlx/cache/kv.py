@@ -48,6 +48,12 @@ class KVCache:
         return len(self.lengths.each)
 
     @property
+    def kv_bits(self) -> int | None:
+        """Bits that keys and values are packed to."""
+        packing = self.layers[0].packing
+        return None if packing is None else packing.bits
+
+    @property
     def offset(self) -> int:
         """Tokens held by each of rows of equal length."""
         assert self.lengths.equal, f"rows of different lengths: {self.lengths.each}"
@@ -71,7 +77,7 @@ class KVCache:
     def trim(self, count: int) -> None:
         """Forget the last ``count`` tokens of every row; their memory is kept for the next ones."""
         assert 0 <= count <= min(self.lengths.each), f"cannot trim {count} of {self.lengths.each} tokens"
-        self._hold(self.lengths.plus(-count))
+        self._set_lengths(self.lengths.plus(-count))
 
     def row(self, index: int) -> KVCache:
         """A copy of one row, a cache of its own."""
@@ -86,7 +92,7 @@ class KVCache:
         layer."""
         for layer, entries in zip(self.layers, pieces, strict=True):
             layer.load(entries)
-        self._hold(self.lengths)
+        self._set_lengths(self.lengths)
 
     def copy(self, row: int, first: int, last: int) -> list[Entry]:
         """A row's entries at the positions from ``first`` to before ``last``, for each layer."""
@@ -109,10 +115,24 @@ class KVCache:
         for layer in self.layers:
             layer.room = positions
 
+    def make_room(self) -> None:
+        """Grow now if the next token of each row needs it."""
+        needed = self.lengths.most + 1
+        for layer in self.layers:
+            if needed > layer.capacity:
+                layer.grow(needed, layer.buffers)
+
+    def hold(self, arrays: Sequence[mx.array], lengths: Lengths) -> None:
+        """Hold these buffers, in the order of ``arrays``, in place of the own."""
+        share = len(arrays) // len(self.layers)
+        for index, layer in enumerate(self.layers):
+            layer.buffers = list(arrays[index * share : (index + 1) * share])
+        self._set_lengths(lengths)
+
     def clear(self, indices: Sequence[int]) -> None:
         """Empty these rows; they are kept and grow with the others."""
         gone = set(indices)
-        self._hold(Lengths(tuple(0 if i in gone else length for i, length in enumerate(self.lengths.each))))
+        self._set_lengths(Lengths(tuple(0 if i in gone else length for i, length in enumerate(self.lengths.each))))
 
     def arrange(self, rows: Sequence[int | None], joining: Mapping[int, KVCache] | None = None) -> None:
         """Have these rows, in this order; at the places of ``joining`` the only rows of other caches of the same kind,
@@ -127,9 +147,9 @@ class KVCache:
         order = None if stay else mx.array([row or 0 for row in rows])
         for index, layer in enumerate(self.layers):
             layer.arrange(order, capacity, {place: other.layers[index].taken() for place, other in joining.items()})
-        self._hold(lengths)
+        self._set_lengths(lengths)
 
-    def _hold(self, lengths: Lengths) -> None:
+    def _set_lengths(self, lengths: Lengths) -> None:
         for layer in self.layers:
             layer.lengths = lengths
 
@@ -214,7 +234,7 @@ class Layer:
         assert entry[0].shape[0] == batch, f"{entry[0].shape[0]} rows for a cache of {batch}"
         start, after = self.pace.step(self.lengths, entry[0].shape[2])
         if after.most > self.capacity:
-            self._grow(after.most, entry)
+            self.grow(after.most, entry)
         write = self.pace.write
         self.buffers = [write(buffer, part, start) for buffer, part in zip(self.buffers, entry, strict=True)]
         self.lengths = after
@@ -256,7 +276,7 @@ class Layer:
         self.lengths = Lengths((length,))
         mx.eval(self.buffers)
 
-    def _grow(self, needed: int, like: Sequence[mx.array]) -> None:
+    def grow(self, needed: int, like: Sequence[mx.array]) -> None:
         """Make room for ``needed`` positions in buffers shaped like ``like`` but for rows and length."""
         filled, wide = self.lengths.most, self.room >= needed
         capacity = grown(0, self.room) if wide else grown(self.capacity, needed)

@@ -37,7 +37,14 @@ _SECONDS = Number(float, 0, 1e9, hint="at least 0 seconds")
 @click.option("--port", type=_PORT, default=8080, show_default=True, help="0: any that is free.")
 @click.option("--uds", metavar="PATH", help="Listen at a Unix socket that only you can use.")
 @click.option("--listen-fd", type=_DESCRIPTOR, help="Listen at an inherited socket.")
-@click.option("--api-key", "api_keys", metavar="KEY", multiple=True, help="Clients must send it; repeatable.")
+@click.option(
+    "--api-key",
+    "api_keys",
+    metavar="KEY",
+    multiple=True,
+    envvar="QWEN3_MLX_API_KEY",
+    help="Clients must send it; repeatable. Or in QWEN3_MLX_API_KEY, which other users cannot see.",
+)
 @click.option("--api-key-file", type=click.File(encoding="utf-8"), help="Keys, one a line.")
 @click.option("--no-auth", is_flag=True, help="Let anybody in who can reach --host.")
 @click.option("--allowed-host", "hosts", metavar="NAME", multiple=True, help="A name clients may use; repeatable.")
@@ -52,7 +59,7 @@ _SECONDS = Number(float, 0, 1e9, hint="at least 0 seconds")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--dump-requests", metavar="DIR", help="Keep every request and its answer in DIR, prompts included.")
-@click.option("--debug/--no-debug", default=None, help="/v1/debug/cache; on where only this machine can ask.")
+@click.option("--debug/--no-debug", default=None, help="/v1/debug/cache, quoting what is stored.")
 @click.pass_context
 def command(context: click.Context, options: Options, **given: Any) -> None:
     """Serve a model to OpenAI's clients: chat completions, completions, models.

@@ -17,6 +17,7 @@ from ..model.qwen3 import Qwen3 as Model
 from ..sampling import SampleOut, Sampler, SamplerState
 from ..types import SamplingParams
 from .row import Row
+from .step import DecodeStep
 
 # Bytes of keys and values that are copied without a thought when rows have left.
 CHEAP = 64 << 20
@@ -50,7 +51,8 @@ class Batch:
 
     def __init__(self, model: Model) -> None:
         self.rows: list[Row | None] = []
-        self._model = model
+        self._vocab_size = model.config.vocab_size
+        self._decode = DecodeStep(model)
         self._drawing: list[tuple[SamplingParams, int]] = []  # of each place, whoever has it or had it last
         self._together: _Together | None = None
         self._unread: list[Unread] = []
@@ -83,7 +85,7 @@ class Batch:
         unread, self._unread = self._unread, []
         self._tidy()
         if (t := self._together) is not None:
-            t.logits, t.before = self._model(t.tokens[:, None], t.cache)[:, -1], t.state
+            t.logits, t.before = self._decode(t.tokens, t.cache), t.state
             rows = [row for row in self.rows if row is not None]
             for row in rows:
                 row.held += 1
@@ -100,7 +102,7 @@ class Batch:
             return
         if t.sampler is None:
             params, seeds = zip(*self._drawing, strict=True)
-            t.sampler = Sampler(params, seeds, self._model.config.vocab_size)
+            t.sampler = Sampler(params, seeds, self._vocab_size)
         out, after = t.sampler(t.logits, t.state, [row.mask if row is not None else None for row in self.rows])
         mx.async_eval(out.arrays())
         t.tokens, t.before, t.state, t.logits = out.tokens, t.state, after, None

@@ -141,8 +141,8 @@ class Runner:
 
     def read(self, unread: Sequence[Unread]) -> list[tuple[Row, Read | EngineError]]:
         """Wait for drawn tokens; an error for a row whose logits are NaN or infinite."""
-        drawn = {id(one.out): _listed(one.out) for one in unread}
-        return [(one.row, drawn[id(one.out)][one.index]) for one in unread]
+        drawn = _listed(unread[0].out) if unread else []  # all were drawn together
+        return [(one.row, drawn[one.index]) for one in unread]
 
     def force(self, row: Row, tokens: tuple[int, ...]) -> None:
         """Put forced tokens behind those that were read, instead of what is drawn ahead: the row leaves the batch, or

@@ -5,12 +5,13 @@ decided there and nowhere else.
 """
 
 from .dispatch import ENVIRONMENT, MODES, Kernels, resolve
-from .reference import Experts, Frequencies, Norms, Packed, norms
-from .views import DenseView, Entry, Lengths, PackedView, Packing, View
+from .reference import Experts, Frequencies, Norms, Packed, norms, second_thread
+from .views import Bounded, DenseView, Entry, Lengths, PackedView, Packing, View
 
 __all__ = [
     "ENVIRONMENT",
     "MODES",
+    "Bounded",
     "DenseView",
     "Entry",
     "Experts",
@@ -24,4 +25,5 @@ __all__ = [
     "View",
     "norms",
     "resolve",
+    "second_thread",
 ]

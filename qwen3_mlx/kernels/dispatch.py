@@ -29,7 +29,8 @@ class Kernels:
 
     ``packed``: quantized weights stay packed; otherwise the loader unpacks them once, to ``dtype``. ``dtype``: what
     weights that are not packed, and so activations, are kept in; ``None`` leaves them as stored. ``transposed``: linear
-    layers hold their weights as ``[in, out]``. The signatures and shapes of the operations are those of
+    layers hold their weights as ``[in, out]``. ``compiled``: a decode step is traced once and then replayed. The
+    signatures and shapes of the operations are those of
     :mod:`qwen3_mlx.kernels.reference`.
     """
 
@@ -37,6 +38,7 @@ class Kernels:
     packed: bool
     dtype: mx.Dtype | None
     transposed: bool
+    compiled: bool
     rms_norm: Callable[[mx.array, mx.array, float], mx.array]
     rotation: Callable[[Frequencies, Lengths, int], Any]
     norm_rope: Callable[[mx.array, Norms, Any, Packing | None], tuple[mx.array, Entry]]
@@ -82,6 +84,7 @@ def _build(mode: KernelMode, gpu: bool) -> Kernels:
             packed=False,
             dtype=mx.float32,
             transposed=True,
+            compiled=False,  # MLX would run a C++ compiler for each fused operation
             rms_norm=reference.rms_norm,
             rotation=reference.rotation,
             norm_rope=reference.norm_rope,
@@ -109,6 +112,7 @@ def on_stock(mode: KernelMode) -> Kernels:
         packed=True,
         dtype=None if mode == "reference" else mx.bfloat16,
         transposed=False,
+        compiled=mode != "emulate",  # an emulated kernel needs the values of its inputs
         rms_norm=stock.rms_norm,
         rotation=stock.rotation,
         norm_rope=stock.norm_rope,

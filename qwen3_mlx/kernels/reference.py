@@ -6,6 +6,7 @@ formulas in fewer. One decode step (length 1) takes the short way wherever it ha
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -81,6 +82,18 @@ class Experts(Protocol):
 def _constant(value: float, dtype: mx.Dtype = mx.float32) -> mx.array:
     """A scalar made once: turning a Python number into an array costs as much as an operation."""
     return mx.array(value, dtype=dtype)
+
+
+@functools.cache
+def _second() -> Any:
+    return mx.new_thread_local_stream(mx.cpu)
+
+
+def second_thread() -> contextlib.AbstractContextManager[object]:
+    """For what is built in this block: another queue of a CPU device, each of which has one thread, as has its BLAS."""
+    if mx.default_device().type != mx.DeviceType.cpu:
+        return contextlib.nullcontext()
+    return mx.stream(_second())
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
@@ -176,15 +189,16 @@ def attend(queries: mx.array, view: View, scale: float) -> mx.array:
         mask = None if equal else dense.lengths.mask.astype(queries.dtype)
         return _attend_block(queries, mx.swapaxes(keys, 2, 3), values, mask)
     assert equal, "several tokens of rows that differ in length"
-    # In blocks of queries, each against the keys it may see: half the work, and never all scores at once.
+    # In blocks of queries, each against the keys it may see: half the work; two at a time, never all scores at once.
     columns, past = mx.contiguous(mx.swapaxes(keys, 2, 3)), most - length
-    blocks = []
+    blocks: list[mx.array] = []
     for first in range(0, length, BLOCK):
         last = min(first + BLOCK, length)
         seen = past + last
         mask = mx.where(mx.tri(last - first, seen, past + first, mx.bool_), 0.0, -mx.inf).astype(queries.dtype)
-        block = queries[:, :, first:last]
-        blocks.append(_attend_block(block, columns[:, :, :, :seen], values[:, :, :seen], mask))
+        given = [queries[:, :, first:last], columns[:, :, :, :seen], values[:, :, :seen], mask]
+        with second_thread() if len(blocks) % 2 else contextlib.nullcontext():
+            blocks.append(_attend_block(*mx.depends(given, blocks[-2:-1])))
     return mx.concatenate(blocks, axis=2)
 
 

@@ -52,6 +52,18 @@ class Lengths:
         return Lengths(tuple(length + count for length in self.each))
 
 
+class Bounded(Lengths):
+    """Lengths that only the device knows, ``array [batch]`` int32, none above ``most``: what is built on them serves
+    any."""
+
+    def __init__(self, array: mx.array, most: int) -> None:
+        super().__init__((most,) * array.shape[0])
+        vars(self).update(array=array, equal=False)
+
+    def plus(self, count: int) -> Lengths:
+        return Bounded(mx.add(self.array, count), self.most + count)
+
+
 #: New tokens as a cache stores them: keys and values ``[batch, kv_heads, length, head_dim]``, or packed rows alone
 #: (:mod:`packed_rows`) ``[batch, kv_heads, length, 2 * words]``.
 Entry = tuple[mx.array, ...]

@@ -175,8 +175,10 @@ class App:
     async def debug_cache(self, exchange: Exchange) -> None:
         task = chat_task(await self._body(exchange), self.service.limits)
         self.service.check_model(task.model)
-        report = await asyncio.to_thread(self.service.explain, task)
-        await exchange.reply(200, asdict(report))
+        report = asdict(await asyncio.to_thread(self.service.explain, task))
+        if not self.service.settings.debug_text:
+            report["stored"] = ""
+        await exchange.reply(200, report)
 
     def _described(self, name: str) -> dict[str, Any]:
         service = self.service

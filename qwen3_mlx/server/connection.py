@@ -17,9 +17,11 @@ PIPELINED = 16  # requests that a connection may send ahead
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """``header_bytes`` of one request, ``connections`` at a time, ``patience`` in seconds."""
+    """``header_bytes`` of one request, ``message_bytes`` of all of it as it comes over the wire (chunks have borders,
+    and may have trailers), ``connections`` at a time, ``patience`` in seconds."""
 
     header_bytes: int
+    message_bytes: int
     connections: int
     patience: float
 
@@ -31,9 +33,11 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._bounds = bounds
         self._header_bytes = 0
+        self._message_bytes = 0
         self._in_headers = True
         self._headers_due: asyncio.TimerHandle | None = None
         self._reader_due: asyncio.TimerHandle | None = None
+        self._rest_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,6 +49,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop(self._headers_due)
         self._stop(self._reader_due)
+        self._stop(self._rest_due)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -53,8 +58,11 @@ class Connection(HttpToolsProtocol):
         if self._in_headers:
             self._await_headers()
             self._header_bytes += len(data)
+        self._message_bytes += len(data)
         super().data_received(data)
-        if self._in_headers and self._header_bytes > self._bounds.header_bytes:
+        if self._message_bytes > self._bounds.message_bytes:
+            self._refuse(413, f"the request is larger than {self._bounds.message_bytes:,} bytes")
+        elif self._in_headers and self._header_bytes > self._bounds.header_bytes:
             self._refuse(431, f"the headers are larger than {self._bounds.header_bytes:,} bytes")
         elif len(self.pipeline) > PIPELINED:
             self._refuse(429, f"more than {PIPELINED} requests were sent ahead on one connection")
@@ -78,6 +86,14 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_headers = True
+        self._message_bytes = 0
+        self._stop(self._rest_due)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_headers and not self.transport.is_closing():
+            # Answered before its body had come: it is thrown away, so that the client can read why; but not for ever.
+            self._rest_due = self.loop.call_later(self._bounds.patience, self.transport.close)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -101,7 +117,11 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         """An error object, where an answer can still be written, and the end of the connection."""
         if not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            if (
+                self.cycle is None
+                or not self.cycle.response_started
+                or (self.cycle.response_complete and self._in_headers)
+            ):
                 body = json.dumps(error_object(status, message)).encode()
                 head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
                 self.transport.write(STATUS_LINE[status] + head + body)

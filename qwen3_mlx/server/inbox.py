@@ -7,6 +7,7 @@ together, so a step costs one wakeup and not one for every stream.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -48,7 +49,8 @@ class Mailroom:
         self._waiting.append((inbox, item))
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._deliver)
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody reads this any more
+                self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         self._woken = False  # first: what comes from here on wakes the loop again, if only for nothing

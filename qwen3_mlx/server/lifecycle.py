@@ -102,7 +102,8 @@ def _alive(process: int) -> bool:
 def make_server(service: Service, watch: Watch | None = None) -> Server:
     """The server of a service; ``await server.serve(sockets=[...])`` runs it until ``server.stop()`` or a signal."""
     settings = service.settings
-    bounds = Bounds(settings.header_bytes, settings.connections, settings.patience)
+    message_bytes = settings.header_bytes + 8 * settings.body_bytes  # chunks of a byte have borders of five
+    bounds = Bounds(settings.header_bytes, message_bytes, settings.connections, settings.patience)
     options: dict[str, Any] = {
         "http": connection_class(bounds),
         "ws": "none",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-LOCAL = ("127.0.0.1", "::1", "localhost")
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -13,7 +11,8 @@ class Settings:
 
     ``queue``: requests that may wait behind those that run; ``grace``: how long running answers may take to finish when
     the server is told to stop; ``deadline``: how long a request may take in all; ``patience``: how long a client may
-    take to read what is written, or to send its request.
+    take to read what is written, or to send its request; ``debug_text``: whether the cache's explanation may quote what
+    others have asked.
     """
 
     names: tuple[str, ...]
@@ -24,6 +23,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     check_host: bool = True
     debug: bool = True
+    debug_text: bool = False
     running: int = 8
     queue: int = 64
     choices: int = 8

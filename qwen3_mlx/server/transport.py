@@ -36,9 +36,7 @@ async def read_json(scope: Scope, receive: Receive, limit: int, patience: float)
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int, patience: float) -> bytes:
-    too_large = ApiError(
-        413, f"the body is larger than the {limit:,} bytes that this server takes", headers={"connection": "close"}
-    )
+    too_large = ApiError(413, f"the body is larger than the {limit:,} bytes that this server takes")
     length = headers.get("content-length", "")
     if length.isdigit() and int(length[:20]) > limit:
         raise too_large

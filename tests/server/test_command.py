@@ -181,6 +181,14 @@ def test_keys_from_a_file_let_other_addresses_in(tmp_path: Path) -> None:
         assert end(process)[0] == 0
 
 
+def test_a_key_from_the_environment() -> None:
+    environment = {**os.environ, "QWEN3_MLX_API_KEY": "one two"}
+    with started("--port", "0", env=environment) as (_, line):
+        url = line.removeprefix("ready ")
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        assert httpx.get(f"{url}/v1/models", headers={"x-api-key": "two"}).status_code == 200
+
+
 def test_the_help_has_examples() -> None:
     done = subprocess.run([sys.executable, "-m", "qwen3_mlx.cli", "serve", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "Examples:" in done.stdout and "--parent-pid" in done.stdout

@@ -69,8 +69,8 @@ def test_a_receipt_gives_the_same_answer_again(demo: Qwen3, tmp_path: Path) -> N
     assert seeds[1] == seeds[0] + 1
 
 
-def test_why_a_prompt_is_not_in_the_cache(demo: Qwen3) -> None:
-    with serving(demo) as server:
+def test_why_a_prompt_is_not_in_the_cache() -> None:
+    with Qwen3.load("demo") as demo, serving(demo) as server:
 
         def report(system: str) -> dict[str, Any]:
             messages = [{"role": "system", "content": system}, {"role": "user", "content": "Who are you?"}]
@@ -82,8 +82,17 @@ def test_why_a_prompt_is_not_in_the_cache(demo: Qwen3) -> None:
         server.chat([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who are you?"}])
         idle(demo)
         assert report("Be brief.")["reason"] == "the system text changed"
+        assert report("Be brief.")["asked"] and not report("Be brief.")["stored"]
         assert report("Be kind.")["cached_tokens"] == report("Be kind.")["prompt_tokens"] - 1
         error_of(server.client.post("/v1/debug/cache", json={}), 400)
+
+
+def test_what_is_stored_is_quoted_where_it_may_be() -> None:
+    with Qwen3.load("demo") as demo, serving(demo, debug_text=True) as server:
+        server.chat([{"role": "user", "content": "What is 1 + 1?"}])
+        idle(demo)
+        response = server.client.post("/v1/debug/cache", json={"messages": [{"role": "user", "content": "Who?"}]})
+        assert "1 + 1" in response.json()["stored"]
 
 
 def test_the_cache_is_not_explained_where_it_is_off() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 import openai
@@ -12,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from .serving import Running, serving
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 QUESTION: list[Any] = [{"role": "user", "content": "How many r are in raspberries?"}]
 
 
@@ -137,6 +140,14 @@ def test_errors_are_the_clients_own(client: openai.OpenAI, server: Running) -> N
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=base, api_key="wrong").models.list()
         assert openai.OpenAI(base_url=base, api_key="right").models.list().data
+
+
+def test_the_example_of_the_readme(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    section = README.read_text(encoding="utf-8").split("\n## Server\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    code = code.replace("http://127.0.0.1:8080", server.url).replace("qwen3:4b", "demo")
+    exec(compile(code, str(README), "exec", dont_inherit=True), {"__name__": "readme"})
+    assert "strawberries" in capsys.readouterr().out
 
 
 def test_many_at_a_time(server: Running) -> None:
