@@ -25,13 +25,13 @@ SCRIPT = [
 ]
 
 
-def fuzz(server: Running, examples: int, *more: str, tokens: str = "") -> None:
+def fuzz(server: Running, folder: Path, examples: int, *more: str, tokens: str = "") -> None:
     """schemathesis with all of its checks over the whole document; fails with its report."""
     hooks = {"SCHEMATHESIS_HOOKS": "tests.server.fuzz_hooks", "QWEN3_FUZZ_TOKENS": tokens}
     options = ["--checks", "all", "--max-examples", str(examples), "--seed", "1", "--continue-on-failure", *more]
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", *options],
-        cwd=ROOT,
+        cwd=folder,  # where it leaves its own files
         env={**os.environ, **hooks, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -51,13 +51,13 @@ def test_the_document() -> None:
 
 
 @pytest.mark.slow
-def test_everything_that_is_said_holds() -> None:
+def test_everything_that_is_said_holds(tmp_path: Path) -> None:
     with serving(scripted_model(SCRIPT)[0], queue=1000) as server:
-        fuzz(server, 15)
+        fuzz(server, tmp_path, 15)
 
 
 @pytest.mark.slow
-def test_everything_that_is_said_holds_with_the_real_engine(demo: Qwen3) -> None:
+def test_everything_that_is_said_holds_with_the_real_engine(demo: Qwen3, tmp_path: Path) -> None:
     with serving(demo, queue=1000) as server:
-        fuzz(server, 10, "--phases", "fuzzing", tokens="2")
+        fuzz(server, tmp_path, 10, "--phases", "fuzzing", tokens="2")
         server.idle()
