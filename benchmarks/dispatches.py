@@ -21,6 +21,7 @@ from unittest import mock
 import mlx.core as mx
 
 from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.kernels.deterministic import deterministic
 from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 
 from .host_graph import MODELS, one_node, ours, peer
@@ -82,11 +83,13 @@ def traceable() -> Iterator[None]:
 
 
 def count(name: str, kv_bits: int | None, tokens: int = 1) -> dict[str, Counter[str]]:
-    """The launches of a pass over so many tokens: with our kernels, with stock operations alone, and of mlx-lm."""
+    """The launches of a pass over so many tokens: with our kernels, with ``deterministic=True``, with stock operations
+    alone, and of mlx-lm."""
     source, new = MODELS[name], mx.ones((1, tokens), mx.int32)
     config, stock = ModelConfig.from_dict(source), on_stock("metal")
+    trusting = {"qwen3-mlx": on_metal(stock, lambda *_: True), "deterministic": deterministic(stock, lambda *_: True)}
     sides = {
-        "qwen3-mlx": ours(config, on_metal(stock, lambda *_: True), True, POSITION, kv_bits, mx.bfloat16),
+        **{side: ours(config, held, True, POSITION, kv_bits, mx.bfloat16) for side, held in trusting.items()},
         "stock": ours(config, stock, True, POSITION, kv_bits, mx.bfloat16),
         "mlx-lm": peer(source, config, True, POSITION, kv_bits, mx.bfloat16),
     }
@@ -105,12 +108,12 @@ def main() -> None:
             sides = count(name, bits, args.tokens)
             title = f"{name}, {'bf16' if bits is None else f'{bits}-bit'} cache"
             totals = {side: nodes.total() for side, nodes in sides.items()}
-            print(f"{title:22}" + "".join(f"{side:>12} {total:5}" for side, total in totals.items()), end="")
+            print(f"{title:22}" + "".join(f"{side:>14} {total:5}" for side, total in totals.items()), end="")
             print(f"   {totals['qwen3-mlx'] / totals['mlx-lm']:.2f}x")
             if args.nodes:
                 kinds = sorted(set().union(*sides.values()), key=lambda kind: [-n[kind] for n in sides.values()])
                 for kind in kinds:
-                    print(f"  {kind:20}" + "".join(f"{nodes[kind]:18}" for nodes in sides.values()))
+                    print(f"  {kind:20}" + "".join(f"{nodes[kind]:20}" for nodes in sides.values()))
 
 
 if __name__ == "__main__":

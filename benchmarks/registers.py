@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from qwen3_mlx.kernels import decode_attention, experts, grouped_experts, norm_rope, router, unsort_sum
+from qwen3_mlx.kernels import decode_attention, experts, grouped_experts, linear, norm_rope, router, unsort_sum
 from qwen3_mlx.kernels.packed_rows import words
 from qwen3_mlx.kernels.reference import Packed, norms
 from tests.metal.sources import recorded
@@ -221,10 +221,28 @@ def _others(every: bool) -> Iterator[tuple[str, str, Callable[[], object]]]:
             yield "norm_rope_pack", f"heads of {dim}", pack
 
 
+def _deterministic(every: bool) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """What runs only with ``deterministic=True``."""
+    for dims, dtype in itertools.product((2048, 768, 640), DTYPES if every else DTYPES[:1]):
+        x, plain = mx.zeros((9, dims), dtype), mx.zeros((8, dims), dtype)
+        yield "linear_plain", f"of {dims}", functools.partial(linear.linear, x, plain)
+        yield "rms_norm", f"of {dims}", functools.partial(linear.rms_norm, x, plain[0], 1e-6)
+        for bits, group in itertools.product((4, 8), (64, 32, 128) if every else (64,)):
+            ends = mx.zeros((8, dims // group), dtype)
+            packed = Packed(mx.zeros((8, dims * bits // 32), mx.uint32), ends, ends, bits, group)
+            yield "linear_packed", f"of {dims}", functools.partial(linear.linear, x, packed)
+    for heads, dim, length in itertools.product((1, 2, 4, 5, 8, 16), (64, 128), (1, 1000)):
+        queries, keys = mx.zeros((1, heads, dim), DTYPES[0]), mx.zeros((1, 1, 8, dim), DTYPES[0])
+        held = mx.zeros((1,), mx.int32), 1.0, [length]
+        attend = functools.partial(decode_attention.attend_dense, queries, keys, keys, *held)
+        yield "decode_attention", f"{heads} heads of {dim}, not packed", attend
+
+
 def instances(every: bool) -> list[Instance]:
     """The instantiations of all kernels, each once."""
     found: dict[str, Instance] = {}
-    for kernel, about, run in itertools.chain(_others(every), _experts(every), _grouped(every), _attention(every)):
+    groups = (_others, _experts, _grouped, _attention, _deterministic)
+    for kernel, about, run in itertools.chain.from_iterable(group(every) for group in groups):
         for source in recorded(run):
             name = source.kernel.removeprefix("qwen3_")
             found.setdefault(source.text, Instance(name, about if name == kernel else "all", source.text))

@@ -73,6 +73,7 @@ class Qwen3:
         bits: int | None = None,
         kv_bits: int | None = None,
         kernels: KernelMode = "auto",
+        deterministic: bool = False,
         context: int | None = None,
         max_batch: int = 8,
         prefix_cache_bytes: int | None = None,
@@ -82,6 +83,8 @@ class Qwen3:
         """Load a checkpoint by name, alias or path (see ``qwen3_mlx.hub``).
 
         ``bits`` quantizes an unquantized checkpoint while loading; ``kv_bits`` (8 or 4) keeps the cache quantized;
+        ``deterministic``: a request with a seed gives the same tokens whatever runs beside it and whatever is found in
+        the cache, on a GPU too, where prompts then take longer (README says what is proved, and what it costs);
         ``context`` bounds prompt and answer together, in tokens (default: what the checkpoint was made for);
         ``max_batch``: how many requests run at a time, the others wait; ``prefix_cache_bytes``: what is kept of
         former requests for those that begin alike (default: a tenth of ``memory_limit``; 0: nothing); ``stall``:
@@ -95,7 +98,7 @@ class Qwen3:
         begun = time.perf_counter()
         if not isinstance(name_or_path, str | Path):
             raise InvalidRequest(f"a model is named by a string or a Path, not {name_or_path!r}", param="name_or_path")
-        _check_settings(kv_bits, max_batch, prefix_cache_bytes, stall, memory_limit)
+        _check_settings(kv_bits, deterministic, max_batch, prefix_cache_bytes, stall, memory_limit)
         folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
@@ -117,8 +120,12 @@ class Qwen3:
             kv_group_size(config.head_dim, kv_bits)
         limit = device_limit() if memory_limit is None else memory_limit
         working = partial(working_bytes, config, kv_bits)
-        model, _ = load_model(folder, bits=bits, kernels=kernels, limit=limit, working=working)
+        model, _ = load_model(
+            folder, bits=bits, kernels=kernels, deterministic=deterministic, limit=limit, working=working
+        )
         keep_buffers(limit)
+        if deterministic:
+            model.rehearse(kv_bits)
         prefixes = PrefixCache(limit // 10 if prefix_cache_bytes is None else prefix_cache_bytes)
         runner = Runner(model, config, prefixes, kv_bits)
         engine = LocalEngine(
@@ -211,10 +218,17 @@ class Qwen3:
 
         Raises ``InvalidRequest`` for what cannot be served, before anything runs.
         """
-        offered = offered_tools(tools, tool_choice)
-        request = self._request(messages, thinking, thinking_budget, offered, schema, params)
-        request = with_calls(request, tool_choice, parallel_tool_calls)
-        return EventStream(self._engine, request, self._then(messages, thinking, offered))
+        request, then = self.prepare(
+            messages,
+            thinking,
+            thinking_budget,
+            tools,
+            schema,
+            params,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+        )
+        return EventStream(self._engine, request, then)
 
     def generate(
         self,
@@ -275,19 +289,53 @@ class Qwen3:
         parallel_tool_calls: bool = True,
     ) -> AsyncIterator[Event]:
         """``stream`` for asyncio: ``async for event in q.astream(...)``."""
+        request, then = self.prepare(
+            messages,
+            thinking,
+            thinking_budget,
+            tools,
+            schema,
+            params,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+        )
+        return astream(self._engine, request, then)
+
+    def stream_raw(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> EventStream:
+        """Continue a text, or token ids, as they are: no template, no thinking, no tools; control tokens in it are
+        control."""
+        return EventStream(self._engine, self.prepare_raw(prompt, params))
+
+    def prepare(
+        self,
+        messages: Messages,
+        thinking: bool = True,
+        thinking_budget: int | None = None,
+        tools: Tools | None = None,
+        schema: Schema | None = None,
+        params: SamplingParams | None = None,
+        *,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
+    ) -> tuple[Request, Then | None]:
+        """What ``stream`` hands to the engine, for a server that does so itself: the request, and what is to be told
+        all of its events when it has ended, before the last one is passed on."""
         offered = offered_tools(tools, tool_choice)
         request = self._request(messages, thinking, thinking_budget, offered, schema, params)
-        request = with_calls(request, tool_choice, parallel_tool_calls)
-        return astream(self._engine, request, self._then(messages, thinking, offered))
+        return with_calls(request, tool_choice, parallel_tool_calls), self._then(messages, thinking, offered)
 
-    def stream_raw(self, prompt: str, params: SamplingParams | None = None) -> EventStream:
-        """Continue a text as it is: no template, no thinking, no tools; control tokens in it are control."""
+    def prepare_raw(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Request:
+        """What ``stream_raw`` hands to the engine."""
         if not prompt:
             raise InvalidRequest("the prompt is empty: there is nothing to continue", param="prompt")
         resolved = self._params(params, thinking=False)
-        return EventStream(
-            self._engine, Request(tuple(self.tokenizer.encode(prompt)), resolved, thinking=False, raw=True)
-        )
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        return Request(tuple(tokens), resolved, thinking=False, raw=True)
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the requests."""
+        return self._engine
 
     def close(self) -> None:
         """Stop what runs and free the engine's thread. The object cannot generate afterwards."""
@@ -350,10 +398,17 @@ def _check_budget(budget: object) -> None:
 
 
 def _check_settings(
-    kv_bits: int | None, max_batch: int, prefix_cache_bytes: int | None, stall: float, memory_limit: int | None
+    kv_bits: int | None,
+    deterministic: bool,
+    max_batch: int,
+    prefix_cache_bytes: int | None,
+    stall: float,
+    memory_limit: int | None,
 ) -> None:
     if kv_bits not in (None, 4, 8):
         raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
+    if not isinstance(deterministic, bool):
+        raise InvalidRequest(f"deterministic must be True or False, not {deterministic!r}", param="deterministic")
     if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
         raise InvalidRequest(f"max_batch must be a whole number from 1, not {max_batch!r}", param="max_batch")
     if prefix_cache_bytes is not None and (type(prefix_cache_bytes) is not int or prefix_cache_bytes < 0):

@@ -159,23 +159,24 @@ class Footprint:
         and of a draw.
 
         A layer's widest moments are its projections and their norms and rotations, ten times queries, keys and values
-        (counted from peaks), or the MLP's, 7 times its inner width (of every chosen expert); and its attention. Both
-        are added: MLX runs ahead of what it frees.
+        (counted from peaks), or the MLP's, 7 times its inner width (of every chosen expert), and 9 times where a CPU's
+        two threads have made a half of the rows each; and its attention. Both are added: MLX runs ahead of what it
+        frees.
         """
         config, rows = self.config, sum(count for count, _ in groups)
         tokens, positions = rows * length, sum(count * context for count, context in groups)
         widest = 10 * (config.q_size + 2 * config.kv_size)
         if moe_layers(config) < config.num_hidden_layers:
-            widest = max(widest, 7 * config.intermediate_size)
+            widest = max(widest, (9 if self.scores else 7) * config.intermediate_size)
         if moe_layers(config):
             expert = 7 * config.moe_intermediate_size + 2 * config.hidden_size
             widest = max(widest, config.num_experts_per_tok * expert)
-        size = tokens * (4 * config.hidden_size + widest) * self.itemsize
+        passing = size = tokens * (4 * config.hidden_size + widest) * self.itemsize
         if self.scores:  # before and after the softmax; several tokens need the keys transposed
             size += 2 * length * config.num_attention_heads * positions * self.itemsize
             size += positions * config.kv_size * self.itemsize if length > 1 else 0
         unpacking, unpacked = map(max, zip(*(self._unpacked(*group) for group in groups), strict=True))
-        return max(size + unpacked, unpacking) + rows * DRAWING * config.vocab_size * 4
+        return max(size + unpacked, passing + unpacking) + rows * DRAWING * config.vocab_size * 4
 
     def _unpacked(self, rows: int, context: int) -> tuple[int, int]:
         """Bytes taken while a layer's packed keys and values are unpacked, and then while attention reads them: in

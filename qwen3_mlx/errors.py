@@ -31,11 +31,11 @@ class InvalidRequest(QwenError):
 class ContextOverflow(InvalidRequest):
     """The prompt (plus what must be generated) does not fit in the context."""
 
-    def __init__(self, prompt_tokens: int, context: int) -> None:
+    def __init__(self, prompt_tokens: int, context: int, param: str = "messages") -> None:
         super().__init__(
             f"the prompt is {prompt_tokens:,} tokens long, but the context holds {context:,} (one must be left to"
             " answer): shorten the prompt, drop old messages, or load the model with a larger context",
-            param="messages",
+            param=param,
         )
         self.prompt_tokens = prompt_tokens
         self.context = context

@@ -229,14 +229,19 @@ class Sampler:
             return None
         if self._asked_rows is not None:
             logits, tokens = logits[self._asked_rows], tokens[self._asked_rows]
-        logits = logits.astype(mx.float32)
-        total = mx.logsumexp(logits, axis=-1, keepdims=True)
-        drawn = (mx.take_along_axis(logits, tokens[:, None], axis=-1) - total)[:, 0]
-        width = max(self._widths)
-        if not width:
-            return Logprobs(self._asked, self._widths, drawn, None, None)
-        values, ids = _largest(logits, width)
-        return Logprobs(self._asked, self._widths, drawn, ids, values - total)
+        return Logprobs(self._asked, self._widths, *raw_logprobs(logits, tokens, max(self._widths)))
+
+
+def raw_logprobs(logits: mx.array, tokens: mx.array, width: int) -> tuple[mx.array, mx.array | None, mx.array | None]:
+    """Log-probabilities of ``tokens`` [rows] under ``logits`` [rows, vocab], and the ids and log-probabilities of the
+    ``width`` most likely ones, best first (``None`` for a width of 0)."""
+    logits = logits.astype(mx.float32)
+    total = mx.logsumexp(logits, axis=-1, keepdims=True)
+    drawn = (mx.take_along_axis(logits, tokens[:, None], axis=-1) - total)[:, 0]
+    if not width:
+        return drawn, None, None
+    values, ids = _largest(logits, width)
+    return drawn, ids, values - total
 
 
 class _Group:

@@ -104,6 +104,9 @@ class Request:
 
     ``grammar`` says what the answer behind the thought has to be. ``must_call`` names functions of ``tools``: the
     answer is a call of one of them. Without ``parallel_tool_calls`` the answer ends with its first call.
+    With ``echo`` the prompt comes first, as a ``TextDelta``, with the log-probabilities of its tokens if ``params``
+    asks for some. ``max_completion_tokens`` bounds thought and answer together, whatever the budget and
+    ``params.max_tokens`` are.
     """
 
     prompt: tuple[int, ...]
@@ -117,6 +120,13 @@ class Request:
     grammar: Grammar | None = None
     must_call: tuple[str, ...] = ()
     parallel_tool_calls: bool = True
+    max_completion_tokens: int | None = None
+    echo: bool = False
+
+    @property
+    def scored(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted."""
+        return self.echo and self.params.logprobs is not None
 
     @property
     def constrained(self) -> bool:
@@ -127,7 +137,7 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """Natural-log probability of a drawn token; ``top``: the most likely tokens, best first, the drawn one among them
-    when it is one of them."""
+    when it is one of them. NaN for the first token of a prompt, which nothing predicts."""
 
     token_id: int
     logprob: float

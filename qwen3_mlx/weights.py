@@ -62,19 +62,20 @@ def load_model(
     *,
     bits: int | None = None,
     kernels: KernelMode = "auto",
+    deterministic: bool = False,
     limit: int | None = None,
     working: Callable[[Kernels], int] = lambda kernels: 0,
 ) -> tuple[Qwen3, ModelConfig]:
     """Load a checkpoint, Hugging Face's or MLX's layout, with every array evaluated in the calling thread.
 
-    ``bits`` packs an unquantized checkpoint while loading (2, 3, 4, 5, 6 or 8; affine, groups of 64). ``limit``: bytes
-    that the weights may take while they are loaded, and afterwards together with what ``working`` says is needed
-    besides (default: what is free).
+    ``bits`` packs an unquantized checkpoint while loading (2, 3, 4, 5, 6 or 8; affine, groups of 64). ``kernels`` and
+    ``deterministic``: see :func:`qwen3_mlx.kernels.resolve`. ``limit``: bytes that the weights may take while they are
+    loaded, and afterwards together with what ``working`` says is needed besides (default: what is free).
 
     Raises UnsupportedModel (config), CheckpointError (files and tensors), InvalidRequest (bits, kernels), Unavailable
     (no Metal), MemoryLimit.
     """
-    holding = Holding(resolve(kernels), None if bits is None else affine(bits))
+    holding = Holding(resolve(kernels, deterministic), None if bits is None else affine(bits))
     config = ModelConfig.from_folder(folder)
     if (own := config.quantization) is not None and (wanted := holding.wanted) is not None:
         if (own.bits, own.mode) != (wanted.bits, wanted.mode):

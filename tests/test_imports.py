@@ -49,7 +49,7 @@ LAW: dict[str, set[str]] = {
     "generate": API | {"cli"},  # the command's two spellings are one function
     "server": API | {"cli"},
     "doctor": WEIGHTS | {"hub", "released"},
-    "cli": API | {"convert", "doctor", "package"},
+    "cli": API | {"convert", "doctor", "package", "server"},
     "convert": WEIGHTS | {"hub", "package"},
     "convert.__main__": {"convert", "cli"},  # an entry point: it ends a process as the other commands do
     "package": {"api", *BASE},  # qwen3_mlx/__init__.py
@@ -75,7 +75,16 @@ WITHOUT_MLX = (
     "engine.pace",
     "engine.memory",
     "engine.grouping",
+    "server",
 )
+
+#: Files of the server that turn bodies into tasks and events into bytes: they know no HTTP library and no engine.
+PURE_SERVER = (
+    *("fields", "chat_fields", "thinking", "wire", "chat", "errors", "security", "slots", "settings", "sockets"),
+    *("record", "log", "completions", "openapi", "receipts"),
+)
+#: What the rest of the server stands on.
+SERVER_LIBRARIES = {"starlette", "uvicorn", "httptools", "uvloop", "prometheus_client", "orjson", "asyncio"}
 
 #: Never loaded by importing a command or the library: each costs more than a first token may.
 SLOW = {
@@ -89,6 +98,7 @@ SLOW = {
     "kagglehub",
     "matplotlib",
     "llguidance",
+    *("starlette", "uvicorn", "httptools", "uvloop", "prometheus_client", "orjson"),
 }
 
 #: What ``import qwen3_mlx`` may not load. asyncio and the like are the standard library's own slow parts.
@@ -194,6 +204,24 @@ def test_no_mlx_in_the_pure_rooms(module: str) -> None:
     assert not [str(found) for found in imports(module) if found.target.split(".")[0] in ("mlx", "numpy")]
 
 
+@pytest.mark.parametrize("name", PURE_SERVER)
+def test_protocol_files_know_no_transport_and_no_engine(name: str) -> None:
+    assert f"server.{name}" in MODULES
+    libraries = {found.target.split(".")[0] for found in imports(f"server.{name}") if not found.typing}
+    assert not libraries & (SERVER_LIBRARIES - {"orjson"})
+    rooms = {room(target) for found, target in inner_targets(f"server.{name}") if not found.typing}
+    assert rooms <= {"types", "errors", "control", "server"}
+    used = {target for _, target in inner_targets(f"server.{name}") if room(target) == "server"}
+    assert used <= {f"server.{pure}" for pure in PURE_SERVER}
+
+
+def test_only_the_server_loads_what_it_stands_on() -> None:
+    for module in MODULES:
+        if room(module) != "server":
+            libraries = {found.target.split(".")[0] for found in imports(module)}
+            assert not libraries & (SERVER_LIBRARIES - {"asyncio"}), module
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_mlx_lm_and_transformers_are_for_the_converter(module: str) -> None:
     heavy = [found for found in imports(module) if found.target.split(".")[0] in ("mlx_lm", "transformers", "torch")]
@@ -216,7 +244,7 @@ def loaded_with(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "entry", ["api", "generate", "cli", "cli.generate", "cli.models", "cli.doctor", "hub", "weights"]
+    "entry", ["api", "generate", "cli", "cli.generate", "cli.models", "cli.doctor", "cli.serve", "hub", "weights"]
 )
 def test_nothing_slow_is_imported_before_it_is_used(entry: str) -> None:
     assert entry in MODULES

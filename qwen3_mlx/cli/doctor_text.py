@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from ..doctor.check import Checked, Held
-from ..doctor.machine import Limit, Machine, mode
+from ..doctor.machine import Limit, Machine, deterministic, mode
 from ..doctor.receipt import Kernel, Receipt
 from ..doctor.sweep import Sweep
 from ..doctor.timing import STOCK
@@ -28,7 +28,7 @@ def wrong(made: Receipt) -> bool:
 def machine(made: Receipt) -> None:
     """The essentials, a line each; and what earlier runs found wrong, unless it was looked at again."""
     for name, value in _essentials(made.machine, made.verdicts):
-        print(f"{name:<10} {value}")
+        print(f"{name:<13} {value}")
     checked = {(each.checked.kernel, each.checked.parameters) for each in made.kernels}
     for held in made.verdicts:
         if held.bad and (held.kernel, held.parameters) not in checked:
@@ -50,6 +50,7 @@ def _essentials(here: Machine, verdicts: Sequence[Held]) -> list[tuple[str, str]
         ("packages", packages),
         ("Metal", "yes" if here.metal else "no"),
         ("kernels", f"{chosen}: {why}"),
+        ("deterministic", deterministic()),
         ("verdicts", _counted(verdicts)),
     ]
 

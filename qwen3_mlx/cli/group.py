@@ -10,6 +10,7 @@ import click
 COMMANDS = {
     "generate": "qwen3_mlx.cli.generate",
     "chat": "qwen3_mlx.cli.chat",
+    "serve": "qwen3_mlx.cli.serve",
     "demo": "qwen3_mlx.cli.demo",
     "models": "qwen3_mlx.cli.models",
     "doctor": "qwen3_mlx.cli.doctor",

@@ -48,6 +48,7 @@ def load(options: Options, once: bool) -> ChatModel:
         kv_bits=options.kv_bits,
         context=options.context,
         kernels=options.kernels or "auto",
+        deterministic=options.deterministic,
         prefix_cache_bytes=0 if once else None,
     )
 

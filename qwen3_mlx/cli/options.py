@@ -25,6 +25,7 @@ class Options:
     kv_bits: int | None = None
     context: int | None = None
     kernels: KernelMode | None = None
+    deterministic: bool = False
     thinking: bool = True
     thinking_budget: int | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
@@ -78,6 +79,11 @@ _MODEL = (
     click.option("--kv-bits", type=Width(4, 8), help="Keep the cache of keys and values at this width."),
     click.option("--context", type=Number(int, 2, hint="at least 2 tokens"), help="Longest conversation, in tokens."),
     click.option("--kernels", type=click.Choice(["auto", "reference", "metal", "emulate"]), help="Which kernels run."),
+    click.option(
+        "--deterministic",
+        is_flag=True,
+        help="With --seed the same tokens, whatever runs beside; on a GPU prompts take longer.",
+    ),
 )
 _THINKING = (
     click.option("--thinking/--no-thinking", default=True, help="Think before answering (the default)."),
@@ -131,7 +137,20 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         options = Options(**{name: given.pop(name) for name in _MODEL_FIELDS}, params=params)
         return function(options=options, **given)
 
-    wrapped: Callable[..., Any] = command
-    for option in reversed(_MODEL + _THINKING + _SAMPLING):
-        wrapped = option(wrapped)
-    return wrapped
+    return _with(_MODEL + _THINKING + _SAMPLING, command)
+
+
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a command whose requests say by themselves how to draw."""
+
+    @functools.wraps(function)
+    def command(**given: Any) -> Any:
+        return function(options=Options(**{name: given.pop(name) for name in _MODEL_FIELDS}), **given)
+
+    return _with(_MODEL + _THINKING, command)
+
+
+def _with(options: tuple[Any, ...], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -22,15 +22,20 @@ class Budget:
     behind that up to and including the closing tag, and all forced tokens), or answer (all others). An eos token is
     counted in ``completion`` only.
 
-    With a thinking budget, ``max_tokens`` bounds the answer; without one it bounds everything.
+    With a thinking budget, ``max_tokens`` bounds the answer; without one it bounds everything, as ``total``
+    always does.
     """
 
-    __slots__ = ("_newline_due", "_spent", "answer", "completion", "exhausted", "limit", "max_tokens", "reasoning")
+    __slots__ = (
+        *("_newline_due", "_spent", "answer", "completion", "exhausted", "limit", "max_tokens", "reasoning"),
+        "total",
+    )
 
-    def __init__(self, limit: int | None, max_tokens: int | None) -> None:
+    def __init__(self, limit: int | None, max_tokens: int | None, total: int | None = None) -> None:
         assert limit is None or limit >= 0
         self.limit = limit
         self.max_tokens = max_tokens
+        self.total = total
         self.completion = 0
         self.reasoning = 0
         self.answer = 0
@@ -69,7 +74,9 @@ class Budget:
 
     @property
     def used_up(self) -> bool:
-        """Whether ``max_tokens`` is reached."""
+        """Whether ``max_tokens``, or the bound of everything, is reached."""
+        if self.total is not None and self.completion >= self.total:
+            return True
         if self.max_tokens is None:
             return False
         return (self.completion if self.limit is None else self.answer) >= self.max_tokens

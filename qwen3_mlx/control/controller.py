@@ -8,6 +8,7 @@ around them, tool calls) are in none.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class Controller:
         self._eos = vocabulary.eos_ids
         self._detokenizer = vocabulary.detokenizer()
         self._parser = OutputParser(request, new_id)
-        self._budget = Budget(request.thinking_budget, request.params.max_tokens)
+        self._budget = Budget(request.thinking_budget, request.params.max_tokens, request.max_completion_tokens)
         self._position = 0  # characters generated
         self._unclaimed: deque[tuple[int, int, int, TokenLogprob | None]] = deque()  # start, end, id, logprob
         self._inside = self._parser.inside
@@ -119,6 +120,13 @@ class Controller:
             return self._force([])
         # A thought may come before the answer, unless the prompt has an empty one.
         return _NOTHING if self._inside or self._grammar is None or self._request.thinking else self._lead([], [])
+
+    def echo(self, scores: Sequence[TokenLogprob]) -> TextDelta:
+        """The prompt as an event. ``scores``: those of its tokens but the first, or none."""
+        prompt = self._request.prompt
+        text = b"".join(map(self._vocabulary.token_bytes, prompt)).decode("utf-8", "replace")
+        logprobs = (TokenLogprob(prompt[0], math.nan), *scores) if self._request.scored else None
+        return TextDelta(text, prompt, logprobs)
 
     @property
     def constrained(self) -> bool:
@@ -182,6 +190,8 @@ class Controller:
         encode = self._vocabulary.encode
         tokens = [*encode(OPENING_NEWLINE)] if budget.newline_due else []
         tokens += encode(EARLY_STOP)
+        if budget.total is not None and budget.completion + len(tokens) > budget.total:
+            return self._stop("length", events)
         budget.exhausted = True
         budget.completion += len(tokens)
         budget.reasoning += len(tokens)

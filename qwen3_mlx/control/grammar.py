@@ -65,8 +65,9 @@ class Follower:
     each token, the first in the lowest bit of the first byte, in whole words of 32; tokens beyond it may not come.
     """
 
-    def __init__(self, matcher: LLMatcher, thought: bytes, eos: Set[int]) -> None:
+    def __init__(self, matcher: LLMatcher, thought: bytes, eos: Set[int], param: str = "schema") -> None:
         self.thought = thought
+        self._param = param
         self._matcher = matcher
         self._eos = eos
         self._forced: list[int] = []
@@ -83,8 +84,8 @@ class Follower:
         return bool(self._matcher.is_stopped())
 
     def mask(self) -> bytes:
-        """What may come next; an end token exactly where the answer may end. Raises EngineError if the grammar turns
-        out to be too complex."""
+        """What may come next; an end token exactly where the answer may end. Raises InvalidRequest if the
+        grammar turns out to be too complex."""
         if self._forced:
             return mask_of([self._forced[0]], len(self.thought))
         mask: bytes = self._matcher.compute_bitmask()
@@ -94,7 +95,8 @@ class Follower:
     def accept(self, token: int) -> None:
         """Go on behind ``token``, which :meth:`mask` has allowed; EngineError for any other."""
         if not self._matcher.consume_token(token):
-            self._check()
+            if "max is" in self._matcher.get_error():  # a bound on what it may hold at a time
+                self._check()
             raise EngineError(f"token {token} does not fit the grammar")
         self._check()
         if self._forced and self._forced[0] == token:
@@ -109,7 +111,8 @@ class Follower:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise EngineError(f"the grammar cannot be followed any further: {_line(self._matcher.get_error())}")
+            reason = _line(self._matcher.get_error())
+            raise InvalidRequest(f"{self._param} cannot be followed any further: {reason}", param=self._param)
 
 
 def follow(request: Request, table: TokenTable) -> Follower:
@@ -130,7 +133,7 @@ def follow(request: Request, table: TokenTable) -> Follower:
     if matcher.is_error():
         param = grammar[-1].param
         raise InvalidRequest(f"{param} cannot be kept, no text fits: {_line(matcher.get_error())}", param=param)
-    return Follower(matcher, known.thought, table.eos_ids)
+    return Follower(matcher, known.thought, table.eos_ids, grammar[-1].param)
 
 
 def mask_of(tokens: Sequence[int], size: int) -> bytes:

@@ -18,11 +18,13 @@ from ..kernels import unsort_sum as unsorting
 from ..kernels.attention_trials import ATTENTION, NORM_ROPE, PACK, TABLE
 from ..kernels.decode_attention import Segment
 from ..kernels.dispatch import on_stock
+from ..kernels.linear_trials import LINEAR_PACKED, LINEAR_PLAIN, RMS_NORM
 from ..kernels.moe_trials import DOWN, GATE_UP, GROUPED_DOWN, GROUPED_GATE_UP, ROUTER, UNSORT_SUM
 from ..model.linear import QuantizedSwitchLinear
 from ..model.rope import frequencies
+from . import linear_cases
 from .catalogue import Use
-from .timing import OURS, STOCK, Case, Side
+from .timing import OURS, STOCK, Case, rotating
 
 #: Bytes of weights or rows that launches go through before they come back to the first: more than any cache holds.
 ROOM = 256 << 20
@@ -44,16 +46,6 @@ def _normal(*shape: int, dtype: mx.Dtype = mx.float32, seed: int = 0) -> mx.arra
     return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
 
 
-def _rotating(held: list[Any], run: Callable[[Any], Any]) -> Side:
-    """The side that takes the next of what is held at each launch."""
-
-    def side(index: int) -> list[mx.array]:
-        out = run(held[index % len(held)])
-        return [out] if isinstance(out, mx.array) else list(out)
-
-    return side
-
-
 def _rows(width: int, few: bool) -> int:
     """The fewest rows that make an input MLX passes in the space that the instantiation has it in."""
     return 1 if few else -(-8 // width)
@@ -68,8 +60,8 @@ def _router(use: Use, room: int, tokens: int) -> Case:
     drawn = [_normal(rows, experts, dtype=dtype, seed=i) for i in range(_FEW)]
     mx.eval(drawn)
     sides = {
-        OURS: _rotating(drawn, lambda logits: router.route(logits, top_k, normalise)),
-        STOCK: _rotating(drawn, lambda logits: reference.route(logits, top_k, normalise)),
+        OURS: rotating(drawn, lambda logits: router.route(logits, top_k, normalise)),
+        STOCK: rotating(drawn, lambda logits: reference.route(logits, top_k, normalise)),
     }
     return Case(sides, drawn[0].nbytes + 8 * rows * top_k, f"{rows} of {experts} logits")
 
@@ -108,8 +100,8 @@ def _gate_up(use: Use, room: int, tokens: int) -> Case:
     chosen = [mx.reshape(each, (rows, top_k)) for each in stack.chosen]
     mx.eval(x, spread, chosen)
     sides = {
-        OURS: _rotating(chosen, lambda experts: expert_kernels.gate_up_swiglu(x, experts, stack.packed)),
-        STOCK: _rotating(chosen, lambda experts: act(*mx.split(stack.layer(spread, experts), 2, axis=-1))),
+        OURS: rotating(chosen, lambda experts: expert_kernels.gate_up_swiglu(x, experts, stack.packed)),
+        STOCK: rotating(chosen, lambda experts: act(*mx.split(stack.layer(spread, experts), 2, axis=-1))),
     }
     moved = rows * top_k * (stack.one + inner * dtype.size) + x.nbytes
     return Case(sides, moved, f"{rows} x {top_k} experts of {hidden} to 2 x {inner}")
@@ -135,8 +127,8 @@ def _down(use: Use, room: int, tokens: int) -> Case:
         return mx.matmul(mx.expand_dims(shares.astype(dtype), 1), each)
 
     sides = {
-        OURS: _rotating(chosen, lambda experts: expert_kernels.down_sum(x, experts, shares, stack.packed)),
-        STOCK: _rotating(chosen, summed),
+        OURS: rotating(chosen, lambda experts: expert_kernels.down_sum(x, experts, shares, stack.packed)),
+        STOCK: rotating(chosen, summed),
     }
     moved = rows * top_k * stack.one + x.nbytes + rows * hidden * dtype.size
     return Case(sides, moved, f"{rows} x {top_k} experts of {inner} to {hidden}")
@@ -171,7 +163,7 @@ def _grouped_gate_up(use: Use, room: int, tokens: int) -> Case:
         return mx.reshape(out, (_GROUPED, top_k, inner))
 
     moved = weights + x.nbytes + _GROUPED * top_k * inner * dtype.size
-    sides = {OURS: _rotating(chosen, ours), STOCK: _rotating(chosen, theirs)}
+    sides = {OURS: rotating(chosen, ours), STOCK: rotating(chosen, theirs)}
     return Case(sides, moved, f"{_GROUPED} x {top_k} experts of {hidden} to 2 x {inner}")
 
 
@@ -191,8 +183,8 @@ def _grouped_down(use: Use, room: int, tokens: int) -> Case:
         return reference.unsort_sum(mx.squeeze(stack.layer(sorted_, experts, True), 1), order, shares)
 
     sides = {
-        OURS: _rotating(held, lambda given: grouped.down_sum(x, given[0], shares, stack.packed)),
-        STOCK: _rotating(held, theirs),
+        OURS: rotating(held, lambda given: grouped.down_sum(x, given[0], shares, stack.packed)),
+        STOCK: rotating(held, theirs),
     }
     moved = weights + x.nbytes + _GROUPED * hidden * dtype.size
     return Case(sides, moved, f"{_GROUPED} x {top_k} experts of {inner} to {hidden}")
@@ -207,8 +199,8 @@ def _unsort_sum(use: Use, room: int, tokens: int) -> Case:
     shares = mx.softmax(_normal(_PROMPT, top_k), axis=-1)
     mx.eval(drawn, order, shares)
     sides = {
-        OURS: _rotating(drawn, lambda y: unsorting.unsort_sum(y, order, shares)),
-        STOCK: _rotating(drawn, lambda y: reference.unsort_sum(y, order, shares)),
+        OURS: rotating(drawn, lambda y: unsorting.unsort_sum(y, order, shares)),
+        STOCK: rotating(drawn, lambda y: reference.unsort_sum(y, order, shares)),
     }
     moved = first.nbytes + order.nbytes + shares.nbytes + _PROMPT * hidden * dtype.size
     return Case(sides, moved, f"{_PROMPT} x {top_k} rows of {hidden}")
@@ -224,7 +216,7 @@ def _table(use: Use, room: int, tokens: int) -> Case:
     offsets = [mx.array([tokens + i] * batch, mx.int32) for i in range(_FEW)]
     turns = frequencies(use.config.rope, 2 * pairs).turns
     mx.eval(offsets, turns)
-    sides = {OURS: _rotating(offsets, lambda at: norm_rope.rotation(turns, at, 1))}
+    sides = {OURS: rotating(offsets, lambda at: norm_rope.rotation(turns, at, 1))}
     return Case(sides, batch * 2 * pairs * 4 + turns.nbytes, f"{batch} positions of {pairs} pairs")
 
 
@@ -256,7 +248,7 @@ def _norm_rope(use: Use, room: int, tokens: int) -> Case:
 
     half = packed_rows.words(head_dim, *packing) * 4 if packing else head_dim * dtype.size
     moved = drawn[0].nbytes + table.nbytes + q_heads * head_dim * dtype.size + 2 * kv_heads * half
-    return Case({OURS: _rotating(drawn, ours), STOCK: _rotating(drawn, theirs)}, moved, "one token")
+    return Case({OURS: rotating(drawn, ours), STOCK: rotating(drawn, theirs)}, moved, "one token")
 
 
 def quantized(entry: Iterable[mx.array], bits: int, group: int) -> tuple[mx.array, ...]:
@@ -306,6 +298,8 @@ def _attention(use: Use, room: int, tokens: int) -> Case:
     _, sharing, _, bits, group, split, few = use.parameters
     block, batch = decode_attention.block_size(sharing, bits), _rows(1, few)
     tokens = max(tokens, block + 1) if split else block
+    if bits == decode_attention.DENSE:
+        return _dense_attention(use, batch, tokens, room)
     held = history(use, batch, tokens, room)
     whole = (held.keys, held.values)
     packed = [quantized((_other(x, i) for x in whole), bits, group) for i in range(len(held.rows))]
@@ -317,12 +311,33 @@ def _attention(use: Use, room: int, tokens: int) -> Case:
         return mx.fast.scaled_dot_product_attention(queries, *entry, scale=held.scale)
 
     sides = {
-        OURS: _rotating(held.rows, lambda rows: held.attend(rows, bits, group)),
-        STOCK: _rotating(packed, lambda entry: _products(held, entry, bits, group)),
-        "16-bit cache": _rotating(plain, fused),
+        OURS: rotating(held.rows, lambda rows: held.attend(rows, bits, group)),
+        STOCK: rotating(packed, lambda entry: _products(held, entry, bits, group)),
+        "16-bit cache": rotating(plain, fused),
     }
     moved = held.rows[0].nbytes + 2 * held.queries.nbytes
     return Case(sides, moved, f"{batch} x {tokens} tokens of {held.keys.shape[1]} key/value heads")
+
+
+def _dense_attention(use: Use, batch: int, tokens: int, room: int) -> Case:
+    """Over keys and values of 16 bits, beside MLX's attention over the same."""
+    dtype, sharing, head_dim, *_ = use.parameters
+    kv_heads, scale = use.config.num_key_value_heads, head_dim**-0.5
+    first = [_normal(batch, kv_heads, tokens, head_dim, dtype=dtype, seed=i) for i in (1, 2)]
+    held = [tuple(_other(x, i) for x in first) for i in range(max(2, room // (2 * first[0].nbytes)))]
+    queries = _normal(batch, kv_heads * sharing, head_dim, dtype=dtype)
+    one, lengths = queries[:, :, None], mx.array([tokens] * batch, mx.int32)
+    mx.eval(held, queries, lengths)
+
+    def ours(entry: tuple[mx.array, mx.array]) -> mx.array:
+        return decode_attention.attend_dense(queries, *entry, lengths, scale, [tokens] * batch)
+
+    def theirs(entry: tuple[mx.array, mx.array]) -> mx.array:
+        return mx.fast.scaled_dot_product_attention(one, *entry, scale=scale)
+
+    sides = {OURS: rotating(held, ours), STOCK: rotating(held, theirs)}
+    moved = 2 * first[0].nbytes + 2 * queries.nbytes
+    return Case(sides, moved, f"{batch} x {tokens} tokens of {kv_heads} key/value heads of 16 bits")
 
 
 def _products(held: History, entry: tuple[mx.array, ...], bits: int, group: int) -> mx.array:
@@ -351,6 +366,9 @@ _CASES: dict[str, Callable[[Any, int, int], Case]] = {
     NORM_ROPE.kernel: _norm_rope,
     PACK.kernel: _norm_rope,
     ATTENTION.kernel: _attention,
+    LINEAR_PACKED.kernel: linear_cases.linear_layer,
+    LINEAR_PLAIN.kernel: linear_cases.linear_layer,
+    RMS_NORM.kernel: linear_cases.rms_norm,
 }
 #: Those that can be timed.
 KERNELS = frozenset(_CASES)

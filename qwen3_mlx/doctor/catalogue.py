@@ -7,6 +7,7 @@ the dispatch learns of is in here by itself.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -15,12 +16,15 @@ import mlx.core as mx
 
 from ..cache.kv import KVCache
 from ..config import ModelConfig, QuantSpec
+from ..errors import UnsupportedModel
 from ..hub import EMBEDDED
 from ..hub.names import embedded
-from ..kernels import Kernels, attention_trials, moe_trials
+from ..kernels import Kernels, attention_trials, linear_trials, moe_trials
+from ..kernels.deterministic import deterministic as on_deterministic
 from ..kernels.dispatch import on_metal, on_stock
 from ..kernels.metal_source import in_constant, standing_in
 from ..kernels.verify import Trial
+from ..model.deterministic import substitute
 from ..model.qwen3 import Qwen3
 from ..names import groups
 from ..packing import GROUP_SIZES, packed_shapes, recipe
@@ -66,7 +70,7 @@ class Use(NamedTuple):
 
 def trials() -> dict[str, Trial]:
     """Every kernel's trial, by the kernel's name."""
-    held = [vars(module).values() for module in (attention_trials, moe_trials)]
+    held = [vars(module).values() for module in (attention_trials, moe_trials, linear_trials)]
     return {value.kernel: value for values in held for value in values if isinstance(value, Trial)}
 
 
@@ -77,12 +81,14 @@ def uses(
     kv_bits: int | None,
     passes: Sequence[Pass] = ALONE,
     dtype: mx.Dtype = DTYPE,
+    deterministic: bool = False,
 ) -> list[Use]:
     """What a model asks for in these passes, in order, if its weights are packed as ``weights`` (``None``: not at all),
-    unless its config says how they are, and its cache to ``kv_bits``; ``dtype``: that of activations and scales."""
+    unless its config says how they are, and its cache to ``kv_bits``; ``dtype``: that of activations and scales;
+    ``deterministic``: if it is loaded so, and then nothing where that is refused."""
     asked = _Asked()
-    with standing_in(asked.metal_kernel):
-        _build(config, weights, kv_bits, passes, dtype, asked)
+    with standing_in(asked.metal_kernel), contextlib.suppress(UnsupportedModel):
+        _build(config, weights, kv_bits, passes, dtype, asked, deterministic)
     return [Use(trial, parameters, config, weights, (name,)) for trial, parameters in asked.trials.values()]
 
 
@@ -123,6 +129,8 @@ def _offered(name: str, passes: Sequence[Pass]) -> Iterable[Use]:
     for index, spec in enumerate(specs):
         for kv_bits in KV_BITS if index == 0 else (None,):  # the cache's kernels do not read weights
             yield from uses(name, config, spec, kv_bits, passes)
+    for own in (*(QuantSpec(bits, 64) for bits in WEIGHT_BITS), None):
+        yield from uses(name, config, own, None, passes, deterministic=True)
 
 
 class _Asked:
@@ -154,9 +162,10 @@ def _build(
     passes: Sequence[Pass],
     dtype: mx.Dtype,
     asked: _Asked,
+    deterministic: bool = False,
 ) -> None:
     """The graphs of these passes."""
-    kernels = on_metal(on_stock("emulate"), asked.trusts)
+    kernels = (on_deterministic if deterministic else on_metal)(on_stock("emulate"), asked.trusts)
     for small in _small(config):
         model = _empty(small, kernels, weights, dtype)
         for batch, length, held in passes:
@@ -189,4 +198,6 @@ def _empty(config: ModelConfig, kernels: Kernels, weights: QuantSpec | None, dty
     for block in model.model.layers:
         block.self_attn.fuse(kernels.transposed)
         block.mlp.fuse(kernels.transposed)
+    if kernels.linear is not None:
+        substitute(model, kernels.linear)
     return model

@@ -67,8 +67,8 @@ def uses(models: Sequence[str], *, everything: bool) -> list[Use]:
     return catalogue.merged(
         use
         for name, config, dtype in described
-        for kv_bits in KV_BITS
-        for use in catalogue.uses(name, config, FOUR_BITS, kv_bits, passes, dtype)
+        for kv_bits, deterministic in (*((bits, False) for bits in KV_BITS), (None, True))
+        for use in catalogue.uses(name, config, FOUR_BITS, kv_bits, passes, dtype, deterministic)
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from ..errors import QwenError
 from ..kernels import ENVIRONMENT, resolve
 
 #: Packages whose versions a result depends on, or without which a first token fails.
@@ -87,6 +88,17 @@ def mode() -> tuple[str, str]:
     if has_metal():
         return chosen, "MLX's default device is not the GPU"
     return chosen, "MLX finds no Apple GPU, so everything runs on its own operations"
+
+
+def deterministic() -> str:
+    """What ``deterministic=True`` means here: which of MLX's own operations it avoids, or why it is refused."""
+    try:
+        avoided = resolve("auto", deterministic=True).avoided
+    except QwenError as refused:
+        return f"refused: {refused}"
+    if not avoided:
+        return "avoids nothing: MLX's CPU backend adds up row by row"
+    return f"avoids MLX's own {', '.join(line.partition(':')[0] for line in avoided)}"
 
 
 def bandwidth(chip: str, gpu_cores: int | None) -> Limit | None:

@@ -39,8 +39,9 @@ class Sweep:
 
 
 def swept(uses: Sequence[Use]) -> list[Use]:
-    """The instantiations to sweep: one row, cut into blocks."""
-    return [use for use in uses if use.trial.kernel == ATTENTION.kernel and all(use.parameters[-2:])]
+    """The instantiations to sweep: one row of a packed cache, cut into blocks."""
+    attention = [use for use in uses if use.trial.kernel == ATTENTION.kernel]
+    return [use for use in attention if all(use.parameters[-2:]) and use.parameters[3] != decode_attention.DENSE]
 
 
 def blocks(sharing: int) -> list[int]:

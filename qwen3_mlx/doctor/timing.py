@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -34,6 +34,16 @@ class Case(NamedTuple):
     sides: dict[str, Side]
     moved: int
     what: str
+
+
+def rotating(held: list[Any], run: Callable[[Any], Any]) -> Side:
+    """The side that takes the next of what is held at each launch."""
+
+    def side(index: int) -> list[mx.array]:
+        out = run(held[index % len(held)])
+        return [out] if isinstance(out, mx.array) else list(out)
+
+    return side
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class LocalEngine:
             raise InvalidRequest("the prompt is empty: there is nothing to answer", param="prompt")
         length = len(request.prompt) + len(request.generated)
         if length >= self._context:
-            raise ContextOverflow(length, self._context)
+            raise ContextOverflow(length, self._context, "prompt" if request.raw else "messages")
         ids = [*request.prompt, *(token for token, _ in request.generated)]
         worst = max(ids) if min(ids) >= 0 else min(ids)
         if not 0 <= worst < self._vocab_size:
@@ -130,11 +130,17 @@ class LocalEngine:
 
     def _bound(self, request: Request) -> int:
         """Tokens that prompt and answer cannot outgrow."""
+        bounds = (self._context, self._most(request), request.max_completion_tokens)
+        length = len(request.prompt) + len(request.generated)
+        return min(self._context, length + min(bound for bound in bounds if bound is not None))
+
+    def _most(self, request: Request) -> int | None:
+        """Tokens that ``max_tokens`` leaves the answer, its thought included."""
         if (most := request.params.max_tokens) is None:
-            return self._context
+            return None
         if request.thinking_budget is not None and (request.thinking or request.in_thinking):
             most += request.thinking_budget + self._forced + GRACE + 2
-        return min(self._context, len(request.prompt) + len(request.generated) + most)
+        return most
 
     @cached_property
     def _forced(self) -> int:

@@ -147,6 +147,9 @@ class TokenLoop:
         held = row.held
         self._runner.prefill(row, count)
         self._pace.fed(row.held - held, held)
+        if row.request.echo and not row.echoed and not row.pending:
+            row.echoed = True
+            row.send(row.controller.echo(row.scores))
 
     def _step(self, rows: tuple[Row, ...]) -> None:
         """The next step of all rows, and what their last one has drawn. A row's first token does not wait for it."""

@@ -56,7 +56,8 @@ class Row:
     cache, wherever that is: the first of ``tokens``, the prompt and what was generated; ``cached`` of them were
     found there and not computed. ``drawn``: what was drawn, with what is reported of it; ``closed``: how much of that
     there was when the thought was closed by force. ``mask``: what its controller allows the next token to be;
-    ``bound``: tokens that it cannot outgrow.
+    ``bound``: tokens that it cannot outgrow. ``scores``: log-probabilities of the prompt's tokens but the first, where
+    they are wanted; ``echoed``: whether the prompt was sent back.
     """
 
     request: Request
@@ -77,6 +78,8 @@ class Row:
     closed: int | None = None
     bound: int = 0
     mask: bytes | None = None
+    scores: list[TokenLogprob] = field(default_factory=list)
+    echoed: bool = False
     sampled: int = 0
     cancelled: bool = False
     ended: bool = False

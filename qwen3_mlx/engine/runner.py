@@ -23,6 +23,7 @@ from ..types import TokenLogprob
 from .batch import Batch, Unread
 from .memory import LEAST_CHUNK, Held, planned
 from .row import Row
+from .scoring import score
 
 #: Tokens of a prompt from which it is kept as soon as it is computed, and not when its answer has ended: requests that
 #: share a long prompt come together.
@@ -84,7 +85,9 @@ class Runner:
         row.seed = fresh_seed() if params.seed is None else params.seed
         row.cache = KVCache(self.config, kv_bits=self.kv_bits, kernels=self.model.kernels)
         row.cache.reserve(len(row.tokens) + 1)
-        row.cached = row.held = self.prefixes.fetch(row.tokens[:-1], row.cache)
+        # A prompt that is to be scored has to be computed.
+        known = 0 if row.request.scored else self.prefixes.fetch(row.tokens[:-1], row.cache)
+        row.cached = row.held = known
         del row.feed[: row.cached]
         row.sampler = Sampler([params], [row.seed], self.config.vocab_size)
         state, generated = row.sampler.start([row.request.prompt]), [token for token, _ in row.request.generated]
@@ -94,6 +97,9 @@ class Runner:
         """Feed the next ``count`` pending tokens; when they are the last, draw the token that follows."""
         tokens, row.feed = row.feed[:count], row.feed[count:]
         hidden = self.model.hidden(mx.array([tokens]), row.cache)
+        if row.request.scored and row.held < len(row.request.prompt) - 1:
+            targets = row.request.prompt[row.held + 1 : row.held + 1 + len(tokens)]
+            row.scores += score(self.model.head, hidden[0, : len(targets)], targets, row.request.params.logprobs or 0)
         row.held += len(tokens)
         if row.feed:
             # Nothing is drawn from this chunk, but its keys and values must exist before the next one is queued.

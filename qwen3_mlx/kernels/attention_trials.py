@@ -82,22 +82,27 @@ def _pack_error(dtype: mx.Dtype, q_heads: int, kv_heads: int, head_dim: int, bit
 def _attention_error(
     dtype: mx.Dtype, q_per_kv: int, head_dim: int, bits: int, group_size: int, split: bool, few: bool
 ) -> mx.array:
-    """Rows of several lengths over two key/value heads, with other tokens behind them."""
+    """Rows of several lengths over two key/value heads, with other tokens behind them; ``bits`` may be ``DENSE``."""
     block = decode_attention.block_size(q_per_kv, bits)
     lengths = [block + 21, 37] if split else [block - 5, 37]
     lengths += [] if few else [1, 2, 3, 5, 8, 13]
     shape = (len(lengths), 2, max(lengths) + 3, head_dim)
     keys, values = _normal(4, *shape), _normal(5, *shape)
-    rows = packed_rows.pack(keys, values, bits, group_size, dtype)
     queries = (2 * _normal(6, len(lengths), 2 * q_per_kv, head_dim)).astype(dtype)
-    scale, segment = head_dim**-0.5, Segment(rows, mx.array(lengths, mx.int32))
-    got = decode_attention.attend(queries, [segment], scale, lengths, bits, group_size)
+    scale, filled = head_dim**-0.5, mx.array(lengths, mx.int32)
+    if bits == decode_attention.DENSE:
+        keys, values = keys.astype(dtype), values.astype(dtype)
+        got = decode_attention.attend_dense(queries, keys, values, filled, scale, lengths)
+        keys, values = keys.astype(mx.float32), values.astype(mx.float32)
+    else:
+        rows = packed_rows.pack(keys, values, bits, group_size, dtype)
+        got = decode_attention.attend(queries, [Segment(rows, filled)], scale, lengths, bits, group_size)
+        keys, values = packed_rows.unpack(rows, head_dim, bits, group_size, dtype)
 
     # Without matrix products, which some chips round to 19 bits.
-    keys, values = packed_rows.unpack(rows, head_dim, bits, group_size, dtype)
     wide = mx.unflatten(scale * queries.astype(mx.float32), 1, (2, q_per_kv))[:, :, :, None]
     scores = mx.sum(wide * keys[:, :, None], axis=-1)
-    seen = mx.arange(shape[2]) < segment.lengths[:, None, None, None]
+    seen = mx.arange(shape[2]) < filled[:, None, None, None]
     weights = mx.softmax(mx.where(seen, scores, -mx.inf), axis=-1)[..., None]
     want, terms = (mx.sum(weights * x[:, :, None], axis=3) for x in (values, mx.abs(values)))
     return worst(got, mx.flatten(want, 1, 2), mx.flatten(rounding(want, terms, dtype), 1, 2))

@@ -17,8 +17,10 @@ from .metal_source import build, factory
 from .packed_rows import unpack, words
 
 MAX_SEGMENTS = 3
+#: Bits of keys and values that are not packed.
+DENSE = 16
 #: Tokens of a block, by bits: about 70 KB of each key/value head, against 4 KB of partial results for 8 heads.
-BLOCK = {8: 256, 4: 512}
+BLOCK = {8: 256, 4: 512, DENSE: 128}
 #: Heads that one threadgroup takes; of 16 heads that share keys and values two threadgroups take 8 each.
 MAX_HEADS = 8
 _SIMDGROUPS, _MERGE_SIMDGROUPS = 4, 8
@@ -56,8 +58,9 @@ def _scalar(value: float) -> mx.array:
 
 
 def supported(q_heads: int, kv_heads: int, head_dim: int, bits: int, group_size: int, dtype: mx.Dtype) -> bool:
-    """Whether :func:`attend` takes heads of these numbers and this width, packed in this way; ``dtype`` is that of the
-    queries, scales and biases. Any batch, any lengths."""
+    """Whether :func:`attend` takes heads of these numbers and this width, packed in this way, or :func:`attend_dense`
+    (``DENSE`` bits, any group); ``dtype`` is that of the queries, and of scales and biases or keys and values. Any
+    batch, any lengths."""
     return (
         kv_heads > 0 == q_heads % kv_heads
         and q_heads // kv_heads in (1, 2, 4, 5, 8, 16)
@@ -106,13 +109,38 @@ def in_blocks(
     block: int,
 ) -> mx.array:
     """:func:`attend` in blocks of ``block`` tokens, a multiple of :func:`step_size`."""
+    return _launch(queries, segments, len(segments), scale, tokens, bits, group_size, block)
+
+
+def attend_dense(
+    queries: mx.array, keys: mx.array, values: mx.array, lengths: mx.array, scale: float, tokens: Sequence[int]
+) -> mx.array:
+    """:func:`attend` over keys and values ``[batch or 1, kv_heads, capacity, head_dim]`` of the queries' dtype that are
+    not packed, row b over the first ``lengths[b]`` (int32, ``[batch]``)."""
+    q_heads, kv_heads = queries.shape[1], keys.shape[1]
+    assert keys.shape == values.shape and keys.dtype == values.dtype == queries.dtype
+    both = [Segment(keys, lengths), Segment(values, lengths)]
+    return _launch(queries, both, 1, scale, tokens, DENSE, keys.shape[3], block_size(q_heads // kv_heads, DENSE))
+
+
+def _launch(
+    queries: mx.array,
+    buffers: Sequence[Segment],
+    segments: int,
+    scale: float,
+    tokens: Sequence[int],
+    bits: int,
+    group_size: int,
+    block: int,
+) -> mx.array:
+    """The kernel, and the merge where a row has several blocks."""
     batch, q_heads, head_dim = queries.shape
-    q_per_kv = q_heads // segments[0].rows.shape[1]
+    q_per_kv = q_heads // buffers[0].rows.shape[1]
     # The kernel has three segments and looks at SEGMENTS of them.
-    inputs = [*segments, *[segments[0]] * (MAX_SEGMENTS - len(segments))]
+    inputs = [*buffers, *[buffers[0]] * (MAX_SEGMENTS - len(buffers))]
     slots = sum(-(-length // block) for length in tokens)
     split = max(tokens) > block
-    common = [("HEAD_DIM", head_dim), ("SEGMENTS", len(segments)), ("BLOCK", block)]
+    common = [("HEAD_DIM", head_dim), ("SEGMENTS", segments), ("BLOCK", block)]
     (out,) = _attention(factory())(
         inputs=[queries, _scalar(scale), *(array for segment in inputs for array in segment)],
         template=[

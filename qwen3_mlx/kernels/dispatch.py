@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -13,7 +14,7 @@ import mlx.core as mx
 from ..errors import InvalidRequest, Unavailable
 from ..types import KernelMode
 from . import reference, stock
-from .reference import Experts, Frequencies, Norms
+from .reference import Experts, Frequencies, Norms, Packed
 from .views import Entry, GroupedView, Lengths, Packing, View, by_group
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ class Kernels:
     ``packed``: quantized weights stay packed; otherwise the loader unpacks them once, to ``dtype``. ``dtype``: what
     weights that are not packed, and so activations, are kept in; ``None`` leaves them as stored. ``transposed``: linear
     layers hold their weights as ``[in, out]``. ``compiled``: a decode step is traced once and then replayed. The
-    signatures and shapes of the operations are those of
-    :mod:`qwen3_mlx.kernels.reference`.
+    signatures and shapes of the operations are those of :mod:`qwen3_mlx.kernels.reference`.
+
+    ``linear(x [..., in], weight [out, in])`` multiplies in the place of MLX's own products, where there is one.
+    ``avoided``: what of MLX's own does not run, a line each, because what it computes for a token depends on what else
+    is computed.
     """
 
     mode: KernelMode
@@ -48,9 +52,11 @@ class Kernels:
     moe_swiglu: Callable[[mx.array, mx.array, mx.array, Experts, Experts], mx.array]
     start: Callable[[Lengths], Any]
     write: Callable[[mx.array, mx.array, Any], mx.array]
+    linear: Callable[[mx.array, mx.array | Packed], mx.array] | None = None
+    avoided: tuple[str, ...] = ()
 
 
-def resolve(mode: KernelMode = "auto") -> Kernels:
+def resolve(mode: KernelMode = "auto", deterministic: bool = False) -> Kernels:
     """The kernels for ``mode``; ``auto`` takes ``QWEN3_MLX_KERNELS`` if that is set, else what fits the device.
 
     - ``reference``: stock MLX operations. On a CPU device weights are float32 and unpacked.
@@ -58,7 +64,12 @@ def resolve(mode: KernelMode = "auto") -> Kernels:
     - ``emulate``: the policy of ``metal`` on any device, for tests. Kernels run in whatever stands in for
       ``mx.fast.metal_kernel``. With nothing there, a Mac tries its own Metal, and elsewhere stock operations take over.
 
-    Raises :class:`InvalidRequest` for an unknown mode and :class:`Unavailable` for ``metal`` without Metal.
+    ``deterministic``: what is computed for a token does not depend on what else is computed, to the bit. On a GPU that
+    is a set of kernels of its own (:mod:`qwen3_mlx.kernels.deterministic`); on Linux MLX's CPU backend adds up row by
+    row anyway.
+
+    Raises :class:`InvalidRequest` for an unknown mode, or one that cannot be deterministic, and :class:`Unavailable`
+    for ``metal`` without Metal.
     """
     origin = "kernels"
     if mode == "auto" and os.environ.get(ENVIRONMENT):
@@ -73,11 +84,17 @@ def resolve(mode: KernelMode = "auto") -> Kernels:
         )
     if mode == "auto":
         mode = "metal" if metal and gpu else "reference"
-    return _build(mode, gpu)
+    if deterministic and mode == "reference" and (gpu or sys.platform == "darwin"):
+        raise InvalidRequest(
+            f"deterministic=True on a Mac runs on the Metal kernels, which {origin}={mode!r} leaves out: MLX's own"
+            " operations may add up in another order when more rows come together",
+            param="deterministic",
+        )
+    return _build(mode, gpu, deterministic)
 
 
 @functools.cache
-def _build(mode: KernelMode, gpu: bool) -> Kernels:
+def _build(mode: KernelMode, gpu: bool, deterministic: bool = False) -> Kernels:
     if mode == "reference" and not gpu:
         return Kernels(
             mode=mode,
@@ -101,7 +118,12 @@ def _build(mode: KernelMode, gpu: bool) -> Kernels:
     from .verdicts import Store
     from .verify import Verifier
 
-    return on_metal(base, Verifier(Store()).trusts)
+    trusts = Verifier(Store()).trusts
+    if deterministic:
+        from . import deterministic as invariant
+
+        return invariant.deterministic(base, trusts)
+    return on_metal(base, trusts)
 
 
 def on_stock(mode: KernelMode) -> Kernels:

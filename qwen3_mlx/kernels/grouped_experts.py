@@ -16,7 +16,7 @@ from . import experts as few
 from .metal_source import build, factory
 from .reference import Packed
 
-#: Tokens from which MLX's own kernels for sorted pairs take over.
+#: Tokens beyond which MLX's own kernels for sorted pairs are the better ones; these take more all the same.
 MAX_ROWS = 63
 #: Each pair is compared with all others.
 MAX_PAIRS = 1024
@@ -66,7 +66,7 @@ def supported(
 ) -> bool:
     """As :func:`qwen3_mlx.kernels.experts.supported`, for the kernels of this module."""
     return (
-        few.MAX_ROWS < rows <= MAX_ROWS
+        rows > few.MAX_ROWS
         and rows * top_k <= MAX_PAIRS
         and few.supported(1, hidden, inner, top_k, bits, group_size, dtype, mode)
     )

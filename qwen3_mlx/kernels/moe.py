@@ -37,18 +37,28 @@ class MoE:
         self, x: mx.array, experts: mx.array, weights: mx.array, gate_up: Experts, down: Experts
     ) -> mx.array:
         """:func:`reference.moe_swiglu`; the kernels for gate and up and for down are used together or not at all."""
+        first, rows = gate_up.packed, len(experts)
+        accelerated = rows > few.MAX_ROWS and first is not None and neural.takes(experts.size, len(first.weight))
+        if rows <= grouped.MAX_ROWS and not accelerated:
+            out = self.by_kernels(x, experts, weights, gate_up, down)
+            if out is not None:
+                return out
+        return self._stock(x, experts, weights, gate_up, down, unsort_sum=self._unsort_sum)
+
+    def by_kernels(
+        self, x: mx.array, experts: mx.array, weights: mx.array, gate_up: Experts, down: Experts
+    ) -> mx.array | None:
+        """:meth:`moe_swiglu` by kernels for as many rows as they can take; ``None`` where they take no such experts."""
         first, second, (rows, top_k) = gate_up.packed, down.packed, experts.shape
-        if first is None or second is None or rows > grouped.MAX_ROWS:
-            return self._stock(x, experts, weights, gate_up, down, unsort_sum=self._unsort_sum)
+        if first is None or second is None:
+            return None
         if rows <= few.MAX_ROWS:
             if self._takes(few.supported, (GATE_UP, DOWN), x, top_k, first, second, in_constant(experts.size)):
                 return few.down_sum(few.gate_up_swiglu(x, experts, first), experts, weights, second)
-        elif not neural.takes(experts.size, len(first.weight)) and self._takes(
-            grouped.supported, (GROUPED_GATE_UP, GROUPED_DOWN), x, top_k, first, second
-        ):
+        elif self._takes(grouped.supported, (GROUPED_GATE_UP, GROUPED_DOWN), x, top_k, first, second):
             groups = grouped.group(experts, len(first.weight))
             return grouped.down_sum(grouped.gate_up_swiglu(x, groups, top_k, first), groups, weights, second)
-        return self._stock(x, experts, weights, gate_up, down, unsort_sum=self._unsort_sum)
+        return None
 
     def _takes(
         self,

@@ -13,6 +13,7 @@ from ..config import ModelConfig
 from ..kernels import Kernels, Lengths, resolve
 from .attention import LayerCache
 from .block import Block
+from .deterministic import substitute
 from .fuse import transpose
 from .linear import Embedding, Linear, RMSNorm
 from .rope import frequencies
@@ -73,6 +74,13 @@ class Qwen3(nn.Module):
             return self["model"]["embed_tokens"].as_head(hidden)
         return self["lm_head"](hidden)
 
+    def rehearse(self, kv_bits: int | None = None) -> None:
+        """Run a pass of every kind of size over caches of ``kv_bits``, so that what the kernels refuse is refused
+        before somebody waits for an answer. Raises what they raise."""
+        for batch, length in ((1, 1), (8, 1), (1, 5), (1, 16)):
+            cache = KVCache(self.config, batch, kv_bits=kv_bits, kernels=self.kernels)
+            mx.eval(self(mx.zeros((batch, length), mx.int32), cache))
+
     def fuse(self) -> None:
         """Join projections that read the same input, and lay weights out for the device; call once, after loading.
 
@@ -91,5 +99,7 @@ class Qwen3(nn.Module):
             transpose(self.model, deep=False)
             mx.eval(self.model.embed_tokens.parameters())
             transpose(self, deep=False)
+        if self.kernels.linear is not None:
+            substitute(self, self.kernels.linear)
         mx.eval(self.parameters())
         mx.clear_cache()

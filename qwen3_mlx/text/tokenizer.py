@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 FILE = "tokenizer.json"
+LONG = 4096  # characters: below, encoding takes a millisecond or so
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Tokenizer:
         """
         backend = self._full if trusted else self._plain
         try:
-            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+            ids = _ids(backend, text)
         except (UnicodeEncodeError, TypeError):
             plain_text(text)
             raise
@@ -180,6 +181,15 @@ class Tokenizer:
             if value is not None:
                 setattr(plain, part, value)
         return plain
+
+
+def _ids(backend: Backend, text: str) -> list[int]:
+    """Token ids of ``text``. Encoding one text keeps all other Python threads waiting, a batch of one does not."""
+    if len(text) < LONG:
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+    else:
+        ids = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return ids
 
 
 def plain_text(text: str, param: str | None = None) -> str:

@@ -46,9 +46,10 @@ def test_the_essentials(command_line: CommandLine, tmp_path: Path) -> None:
     ran = command_line("doctor")
     assert ran.status == 0 and not ran.err
     lines = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
-    assert list(lines) == ["chip", "memory", "system", "packages", "Metal", "kernels", "verdicts"]
+    assert list(lines) == ["chip", "memory", "system", "packages", "Metal", "kernels", "deterministic", "verdicts"]
     assert "Python 3." in lines["system"] and f"mlx {mx.__version__}" in lines["packages"]  # type: ignore[attr-defined]
     assert lines["Metal"] == "no" and lines["kernels"].startswith("reference: MLX finds no Apple GPU")
+    assert lines["deterministic"] == "avoids nothing: MLX's CPU backend adds up row by row"
     assert lines["verdicts"] == f"none yet, in {tmp_path / 'cache' / 'qwen3-mlx' / 'kernels'}"
 
 

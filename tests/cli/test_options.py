@@ -26,6 +26,7 @@ def test_nothing_given_leaves_everything_to_the_checkpoint() -> None:
 def test_every_option_reaches_its_field() -> None:
     options = parse(
         *("--model", "qwen3:4b", "--bits", "4", "--kv-bits", "8", "--context", "100", "--kernels", "reference"),
+        "--deterministic",
         *("--no-thinking", "--thinking-budget", "7", "--max-tokens", "9", "--temp", "0.5", "--top-p", "0.9"),
         *("--top-k", "3", "--min-p", "0.1", "--repetition-penalty", "1.05", "--presence-penalty", "1.5"),
         *("--frequency-penalty", "-0.5", "--seed", "0", "--stop", "a", "--stop", "b\n"),
@@ -42,7 +43,7 @@ def test_every_option_reaches_its_field() -> None:
         max_tokens=9,
         stop=("a", "b\n"),
     )
-    assert options == Options("qwen3:4b", 4, 8, 100, "reference", False, 7, params)
+    assert options == Options("qwen3:4b", 4, 8, 100, "reference", True, False, 7, params)
     assert {f.name for f in dataclasses.fields(SamplingParams)} - {"logit_bias", "logprobs"} == {
         name for name in SamplingParams.__slots__ if getattr(params, name) is not None
     }

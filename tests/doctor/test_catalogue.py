@@ -55,7 +55,7 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(mx.fast, "metal_kernel", recorder.metal_kernel)
-    monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda _: on_metal(on_stock("emulate"), recorder.trusts))
+    monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda *_: on_metal(on_stock("emulate"), recorder.trusts))
     return recorder
 
 

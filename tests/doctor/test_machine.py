@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from qwen3_mlx.doctor import machine as machines
-from qwen3_mlx.doctor.machine import Limit, bandwidth, gpu_cores, machine, mode
+from qwen3_mlx.doctor.machine import Limit, bandwidth, deterministic, gpu_cores, machine, mode
 from qwen3_mlx.errors import InvalidRequest
 
 
@@ -89,3 +89,11 @@ def test_which_kernels_run_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN3_MLX_KERNELS", "fast")
     with pytest.raises(InvalidRequest, match="QWEN3_MLX_KERNELS must be one of"):
         mode()
+
+
+def test_what_deterministic_means_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN3_MLX_KERNELS", "emulate")
+    assert deterministic().startswith("avoids MLX's own quantized_matmul, matmul, gather_qmm, scaled_dot_product_")
+    monkeypatch.setenv("QWEN3_MLX_KERNELS", "reference")
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert deterministic().startswith("refused: deterministic=True on a Mac runs on the Metal kernels")

@@ -162,7 +162,7 @@ def test_answers_of_traced_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     def answers(compiled: bool) -> list[str | None]:
         kernels: Kernels = replace(on_stock("reference"), compiled=compiled, packed=False, dtype=mx.float32)
-        monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda _: kernels)
+        monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda *_: kernels)
         with Qwen3.load(name, max_batch=3) as q:
             params = [SamplingParams(temperature=0, max_tokens=40 + 30 * i, seed=i) for i in range(len(texts))]
             streams = [

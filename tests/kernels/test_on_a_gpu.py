@@ -15,6 +15,7 @@ from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.convert import convert
 from qwen3_mlx.doctor.catalogue import released
 from qwen3_mlx.kernels.verify import Trial
+from tests.engine.test_batch import asked, said
 
 pytestmark = [
     pytest.mark.metal,
@@ -48,3 +49,15 @@ def test_the_demo_answers_with_kernels(name: str, kv_bits: int | None, tmp_path:
         with Qwen3.load(folder, kernels="metal", kv_bits=kv_bits) as q:
             done = q.generate("How many e are in nevertheless?", params=SamplingParams(temperature=0, max_tokens=160))
     assert done.content == "The letter e appears 4 times in nevertheless."
+
+
+@pytest.mark.parametrize(("name", "bits", "kv_bits"), [("demo", None, None), ("demo", 4, 8), ("demo-moe", 4, None)])
+def test_deterministic_requests_say_the_same_in_any_company(name: str, bits: int | None, kv_bits: int | None) -> None:
+    """Alone; then together, the cache cold and warm."""
+    options: dict[str, Any] = {"bits": bits, "kv_bits": kv_bits, "kernels": "metal", "deterministic": True}
+    with Qwen3.load(name, **options, max_batch=1, prefix_cache_bytes=0) as q:
+        alone = [said(list(asked(index)(q))) for index in range(24)]
+    with Qwen3.load(name, **options, max_batch=7) as q:
+        for _ in ("cold", "warm"):
+            streams = [asked(index)(q) for index in range(24)]
+            assert [said(list(stream)) for stream in streams] == alone

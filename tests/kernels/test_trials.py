@@ -11,6 +11,7 @@ import pytest
 
 from qwen3_mlx.kernels import experts, packed_rows
 from qwen3_mlx.kernels.attention_trials import ATTENTION, NORM_ROPE, PACK, TABLE
+from qwen3_mlx.kernels.linear_trials import LINEAR_PACKED, LINEAR_PLAIN, RMS_NORM
 from qwen3_mlx.kernels.metal_source import FOLDER, source
 from qwen3_mlx.kernels.moe_trials import DOWN, GATE_UP, GROUPED_DOWN, GROUPED_GATE_UP, ROUTER, UNSORT_SUM
 from qwen3_mlx.kernels.verify import Trial
@@ -31,6 +32,10 @@ TRIALS: list[tuple[Trial, tuple[Any, ...], set[str]]] = [
     (NORM_ROPE, (BF16, 2, 1, 64), LAYOUT),
     (PACK, (BF16, 2, 1, 64, 8, 64), LAYOUT),
     (ATTENTION, (BF16, 4, 64, 8, 64, True, False), LAYOUT),
+    (ATTENTION, (BF16, 4, 64, 16, 64, True, False), LAYOUT),
+    (LINEAR_PACKED, (BF16, 128, 4, 64), set()),
+    (LINEAR_PLAIN, (BF16, 128), set()),
+    (RMS_NORM, (BF16, 128), set()),
 ]
 
 
@@ -57,7 +62,7 @@ def test_a_trial_names_the_files_that_it_launches(
     launches = Launches()
     monkeypatch.setattr(mx.fast, "metal_kernel", launches)
     trial.error(*parameters)
-    assert "".join(launches.texts) == "".join(map(source, trial.sources))
+    assert "".join(dict.fromkeys(launches.texts)) == "".join(map(source, trial.sources))
     assert launches.files | beside == set(trial.launchers)
     assert trial.kernel in trial.sources
 

@@ -96,7 +96,7 @@ def test_the_demo_answers_as_without_kernels(
     assert 40 <= ours.tokens <= len(passes) + 1
     assert Counter(report.kernel for report in reports) == expected(passes, model == "moe", kv_bits)
     # A packed cache on stock operations, too, is packed from keys that were not rounded.
-    monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda _: on_stock("emulate"))
+    monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda *_: on_stock("emulate"))
     with emulator.recording() as reports:
         theirs = answer(tmp_path / "packed", kv_bits)
     assert not reports

@@ -41,7 +41,7 @@ def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stock_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """``emulate`` with the same policy and none of our kernels, until the test ends."""
-    monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda _: on_stock("emulate"))
+    monkeypatch.setattr("qwen3_mlx.weights.resolve", lambda *_: on_stock("emulate"))
 
 
 @pytest.fixture(scope="module")

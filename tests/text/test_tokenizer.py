@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 import unicodedata
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3_mlx.errors import CheckpointError, InvalidRequest, UnsupportedModel
-from qwen3_mlx.text.tokenizer import Tokenizer
+from qwen3_mlx.text.tokenizer import LONG, Tokenizer
 
 CONTROL = ["<think>", "</think>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_response>", "<|endoftext|>"]
 SAMPLES = [
@@ -29,6 +31,30 @@ SAMPLES = [
 @pytest.mark.parametrize("text", SAMPLES + [f"a{name}b" for name in CONTROL])
 def test_encodes_as_the_library_does(tokenizer: Tokenizer, backend, text: str) -> None:
     assert tokenizer.encode(text) == backend.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("piece", ["word ", "<think>x", "é思", " ", "1", "a"])
+def test_long_texts_too(tokenizer: Tokenizer, backend, piece: str) -> None:
+    text = piece * LONG
+    assert tokenizer.encode(text) == backend.encode(text, add_special_tokens=False).ids
+
+
+def test_a_long_text_does_not_keep_other_threads_waiting(tokenizer: Tokenizer) -> None:
+    turns, over = [0], threading.Event()
+
+    def count() -> None:
+        while not over.is_set():
+            turns[0] += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    before = turns[0]
+    tokenizer.encode("hello world " * 30_000)
+    during = turns[0] - before
+    over.set()
+    thread.join()
+    assert during > 5
 
 
 @pytest.mark.parametrize("name", CONTROL)

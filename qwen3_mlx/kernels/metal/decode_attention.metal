@@ -9,12 +9,15 @@
 // takes two halves of 16 / heads tokens: the score of token t of a half and head h ends up in lane t * heads + h of that
 // half of the simdgroup. What is added to what depends on positions in the row alone, not on the segment that holds a
 // token nor on other rows.
+//
+// BITS 16: keys and values are not packed. They are the first and the second segment's rows, [..., HEAD_DIM] of T.
 constexpr uint heads = Q_PER_KV > 8 ? 8 : Q_PER_KV;
 constexpr uint half_tokens = 16 / heads;
 constexpr uint tokens = 2 * half_tokens;
 constexpr uint simdgroups = 4;
 constexpr uint dims = HEAD_DIM / 32;
-constexpr uint words = HEAD_DIM * BITS / 32 + HEAD_DIM / GROUP;
+constexpr uint words = HEAD_DIM * BITS / 32 + (BITS == 16 ? 0 : HEAD_DIM / GROUP);
+constexpr uint width = BITS == 16 ? words : 2 * words;  // of a token in its buffer
 constexpr float lowest = -1e38f;  // finite, so that no difference of two is NaN
 
 uint lane = thread_index_in_simdgroup;
@@ -45,14 +48,17 @@ if (row >= batch) {
 }
 uint kv_heads = rows0_shape[1];
 uint kv_head = first_head / Q_PER_KV;
-segments.rows[0] = rows0 + ulong((rows0_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows0_shape[2] * (2 * words);
+segments.rows[0] =
+    (const device uint*)rows0 + ulong((rows0_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows0_shape[2] * width;
 segments.rows[1] = segments.rows[0];
 segments.rows[2] = segments.rows[0];
-if (SEGMENTS > 1) {
-  segments.rows[1] = rows1 + ulong((rows1_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows1_shape[2] * (2 * words);
+if (SEGMENTS > 1 || BITS == 16) {
+  segments.rows[1] =
+      (const device uint*)rows1 + ulong((rows1_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows1_shape[2] * width;
 }
 if (SEGMENTS > 2) {
-  segments.rows[2] = rows2 + ulong((rows2_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows2_shape[2] * (2 * words);
+  segments.rows[2] =
+      (const device uint*)rows2 + ulong((rows2_shape[0] > 1 ? row : 0) * kv_heads + kv_head) * rows2_shape[2] * width;
 }
 
 threadgroup float shared[heads * HEAD_DIM];
@@ -86,9 +92,9 @@ for (uint start = block * BLOCK + simdgroup * tokens; start < end; start += simd
     float first[dims];
     float second[dims];
     // Past the end the last token stands in: what lies behind it may be anything.
-    Qwen3Token token = qwen3_token<SEGMENTS>(segments, min(start + t, end - 1), 2 * words);
+    Qwen3Token token = qwen3_token<SEGMENTS>(segments, min(start + t, end - 1), width);
     qwen3_unpack<T, dims, BITS, GROUP>(token.rows, token.word, lane, first);
-    token = qwen3_token<SEGMENTS>(segments, min(start + half_tokens + t, end - 1), 2 * words);
+    token = qwen3_token<SEGMENTS>(segments, min(start + half_tokens + t, end - 1), width);
     qwen3_unpack<T, dims, BITS, GROUP>(token.rows, token.word, lane, second);
 #pragma clang loop unroll(full)
     for (uint h = 0; h < heads; h++) {
@@ -127,8 +133,12 @@ for (uint start = block * BLOCK + simdgroup * tokens; start < end; start += simd
 #pragma clang loop unroll_count(4)
   for (uint t = 0; t < tokens; t++) {
     float value[dims];
-    Qwen3Token token = qwen3_token<SEGMENTS>(segments, min(start + t, end - 1), 2 * words);
-    qwen3_unpack<T, dims, BITS, GROUP>(token.rows, token.word + words, lane, value);
+    Qwen3Token token = qwen3_token<SEGMENTS>(segments, min(start + t, end - 1), width);
+    if (BITS == 16) {
+      qwen3_unpack<T, dims, BITS, GROUP>(segments.rows[1], token.word, lane, value);
+    } else {
+      qwen3_unpack<T, dims, BITS, GROUP>(token.rows, token.word + words, lane, value);
+    }
     uint from = t / half_tokens * 16 + t % half_tokens * heads;
 #pragma clang loop unroll(full)
     for (uint h = 0; h < heads; h++) {

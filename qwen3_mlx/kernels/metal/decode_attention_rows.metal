@@ -29,9 +29,18 @@ METAL_FUNC Qwen3Token qwen3_token(Qwen3Segments segments, uint position, uint wo
   return {rows, position * words};
 }
 
-// This lane's values of the key or value that begins at rows[word]: scale * code + bias.
+// This lane's values of the key or value that begins at rows[word]: scale * code + bias, or (BITS 16) two of T a word.
 template <typename T, int V, int BITS, int GROUP>
 METAL_FUNC void qwen3_unpack(const device uint* rows, uint word, uint lane, thread float* values) {
+  if (BITS == 16) {
+#pragma clang loop unroll(full)
+    for (int i = 0; i < V / 2; i++) {
+      float2 pair = qwen3_pair<T>(rows[word + lane * (V / 2) + i]);
+      values[2 * i] = pair.x;
+      values[2 * i + 1] = pair.y;
+    }
+    return;
+  }
   constexpr uint bytes = V * BITS / 8;
   uint codes;
   if (bytes == 4) {

@@ -102,6 +102,17 @@ def test_a_row_is_the_same_in_any_batch_and_order(name: str) -> None:
             assert one(run(c), together)
 
 
+@each
+def test_as_many_rows_as_there_may_be_pairs(name: str) -> None:
+    """More than are left to MLX's own kernels where these are faster."""
+    run, _ = GROUPED[name]
+    sizes = Sizes(kernels.MAX_PAIRS // 8, 128, 128, 8, 12)
+    assert kernels.supported(*sizes[:4], sizes.bits, sizes.group, BF16)
+    assert not kernels.supported(sizes.rows + 1, *sizes[1:4], sizes.bits, sizes.group, BF16)
+    c = case(sizes)
+    assert one(run(c), few_at_a_time(name, c))
+
+
 @pytest.mark.parametrize(("rows", "top_k", "stack"), [(9, 2, 8), (63, 8, 128), (64, 16, 3), (10, 1, 1)])
 def test_groups(rows: int, top_k: int, stack: int) -> None:
     experts = np.random.default_rng(rows).integers(0, stack, (rows, top_k)).astype(np.uint32)
@@ -168,8 +179,8 @@ def test_a_broken_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch, name: str, 
 
 def test_what_is_not_supported() -> None:
     fits: dict[str, Any] = dict(rows=9, hidden=2048, inner=768, top_k=8, bits=4, group_size=64, dtype=BF16)
-    assert kernels.supported(**fits) and kernels.supported(**{**fits, "rows": 63})
-    for wrong in ({"rows": 8}, {"rows": 64}, {"rows": 63, "top_k": 17}, {"hidden": 2000}, {"dtype": mx.float32}):
+    assert kernels.supported(**fits) and kernels.supported(**{**fits, "rows": 128})
+    for wrong in ({"rows": 8}, {"rows": 129}, {"rows": 63, "top_k": 17}, {"hidden": 2000}, {"dtype": mx.float32}):
         assert not kernels.supported(**{**fits, **wrong})
 
 

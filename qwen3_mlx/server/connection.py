@@ -1,0 +1,145 @@
+"""uvicorn's HTTP connection with the bounds that it lacks: headers, their time, slow readers, how many there are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from .errors import error_object
+
+PIPELINED = 16  # requests that a connection may send ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """``header_bytes`` of one request, ``message_bytes`` of all of it as it comes over the wire (chunks have borders,
+    and may have trailers), ``connections`` at a time, ``patience`` in seconds."""
+
+    header_bytes: int
+    message_bytes: int
+    connections: int
+    patience: float
+
+
+class Connection(HttpToolsProtocol):
+    """Closes on headers that are too large or do not come, and on a client that does not read."""
+
+    def __init__(self, *args: Any, bounds: Bounds, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._bounds = bounds
+        self._header_bytes = 0
+        self._message_bytes = 0
+        self._in_headers = True
+        self._headers_due: asyncio.TimerHandle | None = None
+        self._reader_due: asyncio.TimerHandle | None = None
+        self._rest_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._bounds.connections:
+            self._refuse(503, "too many connections: close some, or try again later")
+            return
+        self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop(self._headers_due)
+        self._stop(self._reader_due)
+        self._stop(self._rest_due)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing() or self.parser is None:
+            return
+        if self._in_headers:
+            self._await_headers()
+            self._header_bytes += len(data)
+        self._message_bytes += len(data)
+        super().data_received(data)
+        if self._message_bytes > self._bounds.message_bytes:
+            self._refuse(413, f"the request is larger than {self._bounds.message_bytes:,} bytes")
+        elif self._in_headers and self._header_bytes > self._bounds.header_bytes:
+            self._refuse(431, f"the headers are larger than {self._bounds.header_bytes:,} bytes")
+        elif len(self.pipeline) > PIPELINED:
+            self._refuse(429, f"more than {PIPELINED} requests were sent ahead on one connection")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_headers = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > 200:
+            raise ValueError("too many headers")  # becomes a 400
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._header_bytes = 0
+        self._stop(self._headers_due)
+        self._headers_due = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_headers = True
+        self._message_bytes = 0
+        self._stop(self._rest_due)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_headers and not self.transport.is_closing():
+            # Answered before its body had come: it is thrown away, so that the client can read why; but not for ever.
+            self._rest_due = self.loop.call_later(self._bounds.patience, self.transport.close)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # What was written is thrown away, and the client counts as gone.
+        self._reader_due = self.loop.call_later(self._bounds.patience, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop(self._reader_due)
+        self._reader_due = None
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "this is no HTTP request that can be understood")
+
+    def _slow_headers(self) -> None:
+        if self._header_bytes:
+            self._refuse(408, f"the headers did not come within {self._bounds.patience:g} seconds")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """An error object, where an answer can still be written, and the end of the connection."""
+        if not self.transport.is_closing():
+            if (
+                self.cycle is None
+                or not self.cycle.response_started
+                or (self.cycle.response_complete and self._in_headers)
+            ):
+                body = json.dumps(error_object(status, message)).encode()
+                head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+                self.transport.write(STATUS_LINE[status] + head + body)
+            if self.cycle is not None:
+                self.cycle.disconnected = True  # whoever still writes to it writes nowhere
+                self.cycle.message_event.set()
+            self.transport.close()
+
+    def _await_headers(self) -> None:
+        if self._headers_due is None:
+            self._headers_due = self.loop.call_later(self._bounds.patience, self._slow_headers)
+
+    @staticmethod
+    def _stop(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
+
+
+def connection_class(bounds: Bounds) -> Any:
+    """What uvicorn makes for each connection."""
+    return partial(Connection, bounds=bounds)

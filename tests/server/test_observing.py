@@ -1,0 +1,101 @@
+"""What can be seen of a server: metrics, receipts, why a prompt was not in the cache."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from qwen3_mlx import Qwen3, SamplingParams, TextDelta
+from qwen3_mlx.engine.streams import EventStream
+from qwen3_mlx.types import Request
+from tests.engine.test_warmup import idle
+
+from .scripted import finished, scripted_model
+from .serving import Running, error_of, serving
+
+
+def numbers(server: Running) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    response = server.client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def test_metrics() -> None:
+    script = [TextDelta("a"), finished(completion_tokens=5, reasoning_tokens=2)]
+    with serving(scripted_model(script)[0]) as server:
+        assert server.chat().status_code == 200
+        assert server.chat(n=2).status_code == 200
+        server.chat(temperature=-1)
+        server.client.get("/somewhere/else")
+        found = numbers(server)
+    chat = ("path", "/v1/chat/completions")
+    assert found["qwen3_requests_total", (chat, ("status", "200"))] == 2
+    assert found["qwen3_requests_total", (chat, ("status", "400"))] == 1
+    assert found["qwen3_requests_total", (("path", "other"), ("status", "404"))] == 1
+    assert found["qwen3_tokens_total", (("kind", "completion"),)] == 15
+    assert found["qwen3_tokens_total", (("kind", "reasoning"),)] == 6
+    assert found["qwen3_choices_total", (("finish", "stop"),)] == 3
+    assert found["qwen3_running", ()] == found["qwen3_waiting", ()] == 0
+    for name in ("time_to_first_token_seconds", "decode_tokens_per_second", "queue_seconds"):
+        assert found[f"qwen3_{name}_count", ()] == 3
+
+
+def test_a_receipt_gives_the_same_answer_again(demo: Qwen3, tmp_path: Path) -> None:
+    folder = tmp_path / "receipts"
+    with serving(demo, dump=str(folder)) as server:
+        said = server.chat(temperature=1.2, max_tokens=30, enable_thinking=False).json()
+        server.chat_stream(n=2, max_tokens=3)
+        server.chat(temperature=-1)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    one, two = sorted(folder.iterdir(), key=lambda path: len(json.loads(path.read_text())["choices"]))
+    assert stat.S_IMODE(one.stat().st_mode) == 0o600
+    receipt: dict[str, Any] = json.loads(one.read_text())
+    assert receipt["body"]["temperature"] == 1.2 and receipt["versions"]["mlx"] and receipt["model"] == "demo"
+    (choice,) = receipt["choices"]
+    params = {**choice["params"], "stop": tuple(choice["params"]["stop"])}
+    assert params["seed"] is not None
+    again = EventStream(demo.engine, Request(tuple(choice["prompt"]), SamplingParams(**params), thinking=False))
+    text = "".join(event.text for event in again if isinstance(event, TextDelta))
+    assert text == choice["text"] == said["choices"][0]["message"]["content"]
+    seeds = [one["params"]["seed"] for one in json.loads(two.read_text())["choices"]]
+    assert seeds[1] == seeds[0] + 1
+
+
+def test_why_a_prompt_is_not_in_the_cache() -> None:
+    with Qwen3.load("demo") as demo, serving(demo) as server:
+
+        def report(system: str) -> dict[str, Any]:
+            messages = [{"role": "system", "content": system}, {"role": "user", "content": "Who are you?"}]
+            response = server.client.post("/v1/debug/cache", json={"messages": messages, "max_tokens": 1})
+            assert response.status_code == 200, response.text
+            found: dict[str, Any] = response.json()
+            return found
+
+        server.chat([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who are you?"}])
+        idle(demo)
+        assert report("Be brief.")["reason"] == "the system text changed"
+        assert report("Be brief.")["asked"] and not report("Be brief.")["stored"]
+        assert report("Be kind.")["cached_tokens"] == report("Be kind.")["prompt_tokens"] - 1
+        error_of(server.client.post("/v1/debug/cache", json={}), 400)
+
+
+def test_what_is_stored_is_quoted_where_it_may_be() -> None:
+    with Qwen3.load("demo") as demo, serving(demo, debug_text=True) as server:
+        server.chat([{"role": "user", "content": "What is 1 + 1?"}])
+        idle(demo)
+        response = server.client.post("/v1/debug/cache", json={"messages": [{"role": "user", "content": "Who?"}]})
+        assert "1 + 1" in response.json()["stored"]
+
+
+def test_the_cache_is_not_explained_where_it_is_off() -> None:
+    with serving(scripted_model([finished()])[0], debug=False) as server:
+        error_of(server.client.post("/v1/debug/cache", json={}), 404)
+        assert "/v1/debug/cache" not in server.client.get("/openapi.json").json()["paths"]
