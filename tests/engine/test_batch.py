@@ -125,7 +125,7 @@ def test_long_and_short_requests_lie_apart_and_give_what_they_give_alone(
         alone = [said(list(ask(q))) for ask in asks]
     assert all(len(shape) == 1 for shape in shapes)
     shapes.clear()
-    with Qwen3.load(name, kv_bits=kv_bits, max_batch=6) as q:
+    with Qwen3.load(name, kv_bits=kv_bits, max_batch=6, stall=10) as q:  # prompts in whole chunks: they overlap
         streams = [ask(q) for ask in asks]
         assert [said(list(stream)) for stream in streams] == alone
     assert max(map(len, shapes)) >= 3
