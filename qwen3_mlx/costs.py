@@ -193,7 +193,8 @@ class Footprint:
         together; a row that joins later is held in the same bytes until then."""
         longest = max((capacity for _, capacity in groups), default=0)
         passing = max(self.forward([(1, longest)], chunk), self.forward(groups, 1) if groups else 0)
-        return self.weights + self.cache(groups) + self.layer(groups) + passing
+        # Groups grow and join between two passes.
+        return self.weights + self.cache(groups) + max(self.layer(groups), passing)
 
     def tokens(self, limit: int, chunk: int) -> int:
         """How many tokens a single row may have below ``limit`` bytes; 0 where not even the smallest cache fits."""
