@@ -17,16 +17,15 @@ often as rows choose them at random, a bf16 cache at ``--position``) at 546 GB/s
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
-import json
-import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+import click
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
@@ -44,6 +43,14 @@ from qwen3_mlx.model.qwen3 import Qwen3
 from qwen3_mlx.names import groups
 from qwen3_mlx.released import RELEASED
 
+from .frame import Bench, benchmark
+from .results import OURS, Measured, Quantity
+from .sides import interleave
+
+BUILD = Quantity("host time to build a decode step's graph", "ms", "model and setting")
+BOUND = Quantity(
+    "the least that such a step takes on an M4 Max: its bytes at 546 GB/s", "ms", "model", kind="predicted"
+)
 _COMMON = {
     "hidden_size": 128,
     "intermediate_size": 128,
@@ -250,26 +257,20 @@ def one_node() -> Iterator[None]:
         yield
 
 
-def compare(name: str, setting: str, runs: int, position: int, batch: int) -> dict[str, Any]:
-    """Medians of both sides, measured in turn."""
+def compare(name: str, setting: str, runs: int, position: int, batch: int) -> dict[str, list[float]]:
+    """Milliseconds of both sides, measured in turn."""
     config = ModelConfig.from_dict(MODELS[name])
     packed = setting != "cpu"
     sides = {
-        "qwen3-mlx": ours(config, on_stock("metal") if packed else resolve("reference"), packed, position, batch=batch),
+        OURS: ours(config, on_stock("metal") if packed else resolve("reference"), packed, position, batch=batch),
         "mlx-lm": peer(MODELS[name], config, packed, position, batch=batch),
     }
-    seen: dict[str, list[float]] = {side: [] for side in sides}
-    with one_node() if setting == "one node" else contextlib.nullcontext():
-        gc.disable()
-        for run in range(runs + 20):
-            for side, step in sides.items():
-                spent = step()
-                if run >= 20:
-                    seen[side].append(spent)
+    gc.disable()
+    try:
+        with one_node() if setting == "one node" else contextlib.nullcontext():
+            return interleave(sides, runs, warmup=20)
+    finally:
         gc.enable()
-    mine, theirs = (statistics.median(seen[side]) for side in sides)
-    times = {"qwen3-mlx ms": mine, "mlx-lm ms": theirs, "ratio": mine / theirs}
-    return {"model": name, "setting": setting, **times, "M4 Max ms": bandwidth_bound(name, position, batch)}
 
 
 def bandwidth_bound(name: str, position: int, batch: int) -> float:
@@ -284,25 +285,16 @@ def bandwidth_bound(name: str, position: int, batch: int) -> float:
     return (size + batch * position * kv_bytes_per_token(config)) / M4_MAX * 1e3
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--position", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
-    args = parser.parse_args()
+@benchmark(runs=200, model=None)
+@click.option("--position", type=click.IntRange(1), default=1000, show_default=True, help="Tokens in the cache.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Rows.")
+def main(bench: Bench, position: int, batch: int) -> Iterator[Measured]:
     for name in MODELS:
         for setting in ("cpu", "mx.fast", "one node"):
-            row = compare(name, setting, args.runs, args.position, args.batch)
-            if args.json:
-                print(json.dumps(row))
-            else:
-                print(
-                    "{model:8} {setting:9} qwen3-mlx {qwen3-mlx ms:5.2f} ms   mlx-lm {mlx-lm ms:5.2f} ms".format(**row),
-                    end="",
-                )
-                print(f"   {row['ratio']:.2f}x   M4 Max {row['M4 Max ms']:5.2f} ms at least")
+            yield BUILD.row(f"{name}, {setting}", compare(name, setting, bench.runs, position, batch))
+    for name in MODELS:
+        yield BOUND.row(name, {"M4 Max": [bandwidth_bound(name, position, batch)]})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Ours and the peers behind one interface: how long a prompt takes, and how fast one answer grows. All greedy."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from qwen3_mlx.errors import InvalidRequest, MemoryLimit, QwenError
+
+from .peers import Peer
+from .results import OURS
+
+SAMPLE = "Ünicode, 12345 <|im_start|>user\n  tabs\tand spaces"  # which two tokenizers hardly cut alike by chance
+CHUNK = 2048  # tokens of a prompt that go at a time where a peer leaves that to its caller
+
+
+class Short(QwenError):
+    """An answer that ended before it was to: its speed would be another's."""
+
+    def __init__(self, side: str, tokens: int, wanted: int) -> None:
+        super().__init__(f"{side} answered {tokens} tokens instead of {wanted}: nothing can be said of its speed")
+
+
+class Runtime(Protocol):
+    """A loaded checkpoint. ``name``: what its side is called in a result."""
+
+    name: str
+
+    def prefill(self, prompt: Sequence[int]) -> float:
+        """Seconds from handing over a prompt, of which nothing is cached, to the first token."""
+        ...
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> float:
+        """Tokens per second from the first to the last of an answer of ``tokens``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Ours:
+    """Events of the library, with text and all. ``limit``: bytes it may have."""
+
+    name = OURS
+
+    def __init__(self, folder: Path, limit: int | None = None, *, cached: bool = False) -> None:
+        from qwen3_mlx import Qwen3
+
+        self.q = Qwen3.load(folder, memory_limit=limit, prefix_cache_bytes=None if cached else 0)
+
+    def prefill(self, prompt: Sequence[int]) -> float:
+        begun = time.perf_counter()
+        for _ in self._stream(prompt, 1):
+            pass
+        return time.perf_counter() - begun
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> float:
+        begun, early, total = 0.0, 0, 0
+        for event in self._stream(prompt, tokens):
+            if not begun and (ids := getattr(event, "token_ids", ())):
+                begun, early = time.perf_counter(), len(ids)
+            if hasattr(event, "usage"):
+                total = event.usage.completion_tokens
+        seconds = time.perf_counter() - begun
+        if total != tokens:
+            raise Short(self.name, total, tokens)
+        return (total - early) / seconds
+
+    def _stream(self, prompt: Sequence[int], tokens: int) -> Any:
+        from qwen3_mlx import SamplingParams
+
+        return self.q.stream_raw(list(prompt), params=SamplingParams(temperature=0, max_tokens=tokens))
+
+    def close(self) -> None:
+        self.q.close()
+
+
+class MlxLm:
+    """``mlx_lm.stream_generate``: text and token ids. ``float32``: its weights in that type."""
+
+    def __init__(self, folder: Path, float32: bool = False) -> None:
+        import mlx.core as mx
+        from mlx_lm import load, stream_generate
+
+        self.name = "mlx-lm float32" if float32 else "mlx-lm"
+        self.model, self.tokenizer = load(str(folder))[:2]
+        if float32:
+            self.model.set_dtype(mx.float32)
+        self._generate, self._cache, self._cached = stream_generate, None, ()
+
+    def prefill(self, prompt: Sequence[int]) -> float:
+        import mlx.core as mx
+
+        begun = time.perf_counter()
+        stream = self._generate(self.model, self.tokenizer, list(prompt), max_tokens=1)
+        next(stream)
+        seconds = time.perf_counter() - begun
+        for _ in stream:
+            pass
+        mx.synchronize()  # the step that it has begun beyond the last token
+        return seconds
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> float:
+        from mlx_lm.models.cache import trim_prompt_cache
+
+        cache, begun, total = self._filled(prompt), 0.0, 0
+        stream = self._generate(self.model, self.tokenizer, prompt[-1:], max_tokens=tokens, prompt_cache=cache)
+        for response in stream:
+            begun = begun or time.perf_counter()
+            total = response.generation_tokens
+        seconds = time.perf_counter() - begun
+        if total != tokens:
+            raise Short(self.name, total, tokens)
+        trim_prompt_cache(cache, cache[0].offset - len(prompt) + 1)
+        return (total - 1) / seconds
+
+    def _filled(self, prompt: Sequence[int]) -> Any:
+        """A cache that holds all of the prompt but its last token; computed once."""
+        import mlx.core as mx
+        from mlx_lm.models.cache import make_prompt_cache
+
+        if self._cache is None or self._cached != tuple(prompt):
+            self._cache, self._cached = make_prompt_cache(self.model), tuple(prompt)
+            for first in range(0, len(prompt) - 1, CHUNK):
+                self.model(mx.array([prompt[first : min(first + CHUNK, len(prompt) - 1)]]), cache=self._cache)
+                mx.eval([layer.state for layer in self._cache])
+        return self._cache
+
+    def close(self) -> None:
+        import mlx.core as mx
+
+        del self.model, self._cache
+        gc.collect()
+        mx.clear_cache()
+
+
+class LlamaCpp:
+    """``llama_cpp.Llama.generate``: token ids. ``context``: tokens it has room for."""
+
+    name = "llama.cpp"
+
+    def __init__(self, gguf: Path, context: int, known: Sequence[int], text: str) -> None:
+        from llama_cpp import Llama
+
+        self.llama = Llama(str(gguf), n_ctx=context, n_gpu_layers=-1, verbose=False)
+        if self.llama.tokenize(text.encode(), add_bos=False, special=True) != list(known):
+            raise InvalidRequest(
+                f"--gguf {gguf} has another tokenizer than the checkpoint: it is another model", "gguf"
+            )
+
+    def prefill(self, prompt: Sequence[int]) -> float:
+        self.llama.reset()
+        begun = time.perf_counter()
+        next(self._tokens(prompt))
+        return time.perf_counter() - begun
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> float:
+        stream = self._tokens(prompt)
+        next(stream)
+        begun = time.perf_counter()
+        for _ in range(tokens - 1):
+            next(stream)
+        return (tokens - 1) / (time.perf_counter() - begun)
+
+    def _tokens(self, prompt: Sequence[int]) -> Iterator[int]:
+        return self.llama.generate(list(prompt), top_k=1, temp=0.0, repeat_penalty=1.0)
+
+    def close(self) -> None:
+        self.llama.close()
+
+
+@contextmanager
+def share(sides: int) -> Iterator[int]:
+    """Bytes that each of so many sides may have while all are loaded. A MemoryLimit inside says so too."""
+    from qwen3_mlx.weights import device_limit
+
+    try:
+        yield device_limit() // sides
+    except MemoryLimit as error:
+        raise MemoryLimit(f"{error} ({sides} sides are loaded at once and share what is free)") from None
+
+
+@contextmanager
+def opened(
+    folder: Path, peers: Sequence[Peer], *, gguf: Path | None, context: int, float32: bool, cached: bool = False
+) -> Iterator[list[Runtime]]:
+    """Ours and the peers, all loaded from one checkpoint for contexts of so many tokens. ``cached``: ours keeps what it
+    has computed of a prompt. Raises MemoryLimit, before anything is loaded, where the checkpoint does not fit."""
+    with ExitStack() as stack:
+
+        def held(runtime: Any) -> Any:
+            stack.callback(runtime.close)
+            return runtime
+
+        limit = stack.enter_context(share(len(peers) + 1))
+        ours = held(Ours(folder, limit, cached=cached))
+        sides: list[Runtime] = [ours]
+        for peer in peers:
+            if peer.gguf:
+                assert gguf is not None
+                sides.append(held(LlamaCpp(gguf, context, ours.q.tokenizer.encode(SAMPLE), SAMPLE)))
+            else:
+                sides.append(held(MlxLm(folder, float32)))
+        yield sides

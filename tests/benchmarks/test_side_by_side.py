@@ -1,0 +1,132 @@
+"""The side-by-side benchmarks themselves, on so little that each takes a moment; what they time is not looked at."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import results
+from benchmarks.agent_prompt import agent_prompt
+from benchmarks.folders import adapted
+from benchmarks.results import OURS
+from benchmarks.runtimes import MlxLm, Ours, Short
+from benchmarks.turns import Turn, comparable
+from qwen3_mlx import hub, weights
+from qwen3_mlx.text.tokenizer import Tokenizer
+
+DEMO = hub.resolve("demo")
+
+
+def ran(name: str, tmp_path: Path, *options: str) -> results.Result:
+    file = tmp_path / "saved.json"
+    assert importlib.import_module(f"benchmarks.{name}").main([*options, "--runs", "2", "--json", str(file)]) == 0
+    return results.load(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rows"),
+    [
+        ("load", [], ["demo"]),
+        ("prefill", ["--lengths", "4,16"], [4, 16]),
+        ("prefill", ["--lengths", "4", "--model", "demo-moe", "--peer-float32"], [4]),
+        ("decode", ["--contexts", "0,30", "--tokens", "4"], [0, 30]),
+        ("batch", ["--streams", "1,3", "--tokens", "3"], [1, 3]),
+        ("convert", [], ["demo", "demo"]),
+        ("text", ["--model", "demo", "--kilobytes", "3"], ["template", "tokenizer", "both"]),
+        ("prefix_lookup", ["--tokens", "64,100"], [64, 100]),
+    ],
+)
+def test_rows_of_both_sides(name: str, options: list[str], rows: list[int | str], tmp_path: Path) -> None:
+    found = ran(name, tmp_path, *options)
+    (run,) = found.runs
+    assert [row.at for table in run.tables for row in table.rows] == rows
+    peer = "mlx-lm float32" if "--peer-float32" in options else "transformers" if name == "text" else "mlx-lm"
+    for table in run.tables:
+        assert table.sides == [OURS, peer] and table.quantity.kind == "measured"
+        for row in table.rows:
+            assert all(len(values) == 2 and min(values) > 0 for values in row.samples.values())
+
+
+def test_import_time_tells_what_is_beyond_an_empty_interpreter(tmp_path: Path) -> None:
+    (run,) = ran("import_time", tmp_path).runs
+    (whole,), (beyond,) = (table.rows for table in run.tables)
+    empty = whole.samples["empty interpreter"]
+    assert beyond.samples.keys() == {OURS, "mlx-lm"}
+    for side, values in beyond.samples.items():
+        assert values == tuple(a - b for a, b in zip(whole.samples[side], empty, strict=True))
+
+
+def test_host_graph_says_what_it_predicts(tmp_path: Path) -> None:
+    (run,) = ran("host_graph", tmp_path).runs
+    kinds = {table.quantity.kind: table for table in run.tables}
+    assert kinds["predicted"].sides == ["M4 Max"] and len(kinds["measured"].rows) == 6
+    moe = next(row for row in kinds["predicted"].rows if row.at == "30B-A3B")
+    assert 3 < moe.median("M4 Max") < 4  # 1.8 GB at 546 GB/s
+
+
+def test_a_model_that_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(weights, "device_limit", lambda: 8_000_000)
+    for name in ("prefill", "decode", "batch"):
+        file = tmp_path / f"{name}.json"
+        assert importlib.import_module(f"benchmarks.{name}").main(["--json", str(file)]) == 2
+        error = capsys.readouterr().err
+        assert "MB of memory" in error and "4 MB may be used" in error and "2 sides are loaded at once" in error
+        assert not file.exists()
+
+
+def test_an_answer_that_ends_early_has_no_speed() -> None:
+    ours, peer = Ours(DEMO), MlxLm(DEMO)
+    ids = ours.q.encode("How many r are in pear?")
+    for side in (ours, peer):
+        with pytest.raises(Short, match=rf"{side.name} answered \d+ tokens instead of 900"):
+            side.decode(ids, 900)
+        side.close()
+
+
+def test_both_sides_say_the_same_behind_a_context(tmp_path: Path) -> None:
+    """So that they are given the same work: greedy, in float32, one token after the other."""
+    folder = adapted(DEMO, tmp_path, endless=True)
+    ours, peer = Ours(folder, cached=True), MlxLm(folder, float32=True)
+    ids, said = ours.q.encode("How many r are in pear?"), []
+    for event in ours._stream(ids, 40):
+        said += getattr(event, "token_ids", ())
+    assert peer.decode(ids, 40) > 0, "which leaves its cache as it was filled"
+    stream = peer._generate(peer.model, peer.tokenizer, ids[-1:], max_tokens=40, prompt_cache=peer._filled(ids))
+    assert [response.token for response in stream] == said and len(said) == 40
+    ours.close()
+    peer.close()
+
+
+def test_the_agents_prompt_is_the_same_every_time_and_as_long_as_asked() -> None:
+    messages, tools = agent_prompt(60_000)
+    assert (messages, tools) == agent_prompt(60_000)
+    size = sum(len(json.dumps(each)) for each in (*messages, *tools))
+    assert 54_000 < size < 66_000
+    text = "".join(str(message["content"]) for message in messages)
+    assert (
+        "<" in text
+        and "\t" in text
+        and {message["role"] for message in messages} == {"system", "user", "assistant", "tool"}
+    )
+
+
+def test_turns_that_can_be_compared() -> None:
+    tokenizer = Tokenizer.from_folder(DEMO)
+    full = Turn(0.1, "a b c d e f g h", "thought")
+    short, thoughtless = full._replace(content="a"), full._replace(thought="")
+    runs: list[list[tuple[Turn, Turn]]] = [[(one, full), (full, full)] for one in (full, short, thoughtless)]
+    assert len(comparable(runs, 0, 5, tokenizer)) == 3, "before the first turn there is nothing"
+    assert len(comparable(runs, 1, 5, tokenizer)) == 1
+
+
+def test_server_and_clients(tmp_path: Path) -> None:
+    found: Any = ran("server", tmp_path, "--clients", "2", "--tokens", "5", "--runs", "1")
+    tables = {table.quantity.what: table for table in found.runs[0].tables}
+    assert tables["all clients together"].sides == [OURS, "mlx-lm", "engine without HTTP"]
+    assert [row.at for table in tables.values() for row in table.rows] == [2] * len(tables)
