@@ -29,7 +29,10 @@ from .machine import ROOT, on_cpu
 MODEL = "demo"
 WITHOUT_MODEL = ("import_time", "prefix_lookup", "host_graph", "text")
 #: Those whose peer needs the better type for a CPU, and how that is asked for.
-FLOAT32 = {"prefill": "--peer-float32", "decode": "--peer-float32", "batch": "--peer-float32", "server": "--float32"}
+FLOAT32 = {
+    **dict.fromkeys(("prefill", "decode", "batch"), "--peer-float32"),
+    **dict.fromkeys(("turns", "server"), "--float32"),
+}
 
 
 @click.command("all", help=as_help(__doc__ or ""))

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 from qwen3_mlx.text.tokenizer import Tokenizer
 
@@ -45,6 +46,21 @@ def _never_end(folder: Path, config: dict) -> None:
         path = folder / file
         held = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps({**held, key: value}))
+
+
+def in_float32(folder: Path, into: Path) -> Path:
+    """A copy of a checkpoint with its weights in float32."""
+    import mlx.core as mx
+
+    shutil.copytree(folder, into, dirs_exist_ok=True)
+    for path in into.glob("*.safetensors"):
+        arrays: Any = mx.load(str(path))
+        wide = {name: array.astype(mx.float32) for name, array in arrays.items()}
+        mx.eval(list(wide.values()))
+        mx.save_safetensors(str(path), wide, metadata={"format": "pt"})
+    config = json.loads((into / "config.json").read_text())
+    (into / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
+    return into
 
 
 def prompt(tokenizer: Tokenizer, length: int, seed: int) -> list[int]:

@@ -9,8 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.errors import InvalidRequest, MemoryLimit, QwenError
 
+from .machine import on_cpu
 from .peers import Peer
 from .results import OURS
 
@@ -79,9 +81,13 @@ class Ours:
 
 
 class MlxLm:
-    """``mlx_lm.stream_generate``: text and token ids. ``float32``: its weights in that type."""
+    """``mlx_lm.stream_generate``: text and token ids. ``float32``: its weights in that type. Raises InvalidRequest
+    where it cannot run a checkpoint as it is stored."""
 
     def __init__(self, folder: Path, float32: bool = False) -> None:
+        config = ModelConfig.from_folder(folder)
+        if config.num_experts and config.quantization is None and on_cpu() and not float32:
+            raise InvalidRequest("on a CPU mlx-lm runs a MoE in float32 only: add --peer-float32", "peer_float32")
         import mlx.core as mx
         from mlx_lm import load, stream_generate
 

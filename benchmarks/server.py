@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
+import re
 import socket
 import statistics
 import subprocess
@@ -34,6 +34,7 @@ import click
 
 from qwen3_mlx.errors import EngineError, Unavailable
 
+from .folders import in_float32
 from .frame import Bench, Numbers, benchmark
 from .results import OURS, Measured, Quantity
 
@@ -43,6 +44,7 @@ RATE = Quantity("all clients together", "tokens/s", "clients", more_is_better=Tr
 MEDIAN = Quantity("time to first token, median", "ms", "clients")
 LATE = Quantity("time to first token, 95th percentile", "ms", "clients")
 WORK = Quantity("processor time", "ms a token", "clients")
+FILLED = re.compile(rb'"(content|reasoning|reasoning_content)": ?"[^"]')  # a delta that has text
 
 
 class Round(NamedTuple):
@@ -67,13 +69,11 @@ async def ask(port: int, body: dict[str, Any]) -> float:
     writer.write(f"{head}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
     tail = b""
     while piece := await reader.read(65536):
-        if not first and (b'"content":"' in (seen := tail + piece) or b'"reasoning' in seen):
-            text = seen.replace(b'"content":""', b"").replace(b'"content": ""', b"").replace(b'"reasoning":""', b"")
-            if b'"content":' in text or b'"reasoning' in text:
-                first = time.perf_counter() - begun
+        if not first and FILLED.search(tail + piece):
+            first = time.perf_counter() - begun
         tail = (tail + piece)[-4096:]
     writer.close()
-    if b"[DONE]" not in tail or b'"length"' not in tail:
+    if not first or b"[DONE]" not in tail or b'"length"' not in tail:
         raise EngineError(f"an answer that did not end as it has to: {tail[-300:]!r}")
     return first
 
@@ -166,21 +166,6 @@ def engine_round(process: subprocess.Popen[str], asked: Sequence[dict[str, Any]]
     worked = processor(process.pid)
     rate, first = json.loads(process.stdout.readline())
     return Round(rate, first, (processor(process.pid) - worked) / sum(body["max_tokens"] for body in asked))
-
-
-def in_float32(folder: Path, into: Path) -> Path:
-    """A copy of a checkpoint with its weights in float32."""
-    import mlx.core as mx
-
-    shutil.copytree(folder, into, dirs_exist_ok=True)
-    for path in into.glob("*.safetensors"):
-        arrays: Any = mx.load(str(path))
-        wide = {name: array.astype(mx.float32) for name, array in arrays.items()}
-        mx.eval(list(wide.values()))
-        mx.save_safetensors(str(path), wide, metadata={"format": "pt"})
-    config = json.loads((into / "config.json").read_text())
-    (into / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
-    return into
 
 
 def percentile(values: Sequence[float], share: float) -> float:

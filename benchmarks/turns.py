@@ -1,6 +1,6 @@
 """A thinking chat of ten turns: time to first token and tokens prefilled at each, against ``mlx_lm.server``.
 
-    python -m benchmarks.turns [--turns 10] [--tokens 400] [--runs 3] [--model demo]
+    python -m benchmarks.turns [--turns 10] [--tokens 400] [--runs 3] [--model demo] [--float32]
 
 Every answer, thought included, has exactly --tokens tokens: the end of an answer is forbidden, so what follows
 its sense is babble (and the thought is sent back too, lest the template finds one in the babble). It is the template
@@ -8,6 +8,7 @@ that leaves it out. Between two turns there is a pause in which a user would rea
 the first token that arrives; theirs comes over HTTP on this machine, ours from the library. A turn
 counts in a run if on both sides the answer before it has a thought and as much again as half of its tokens: else the
 template leaves nothing out, or the babble never came out of its thought, and nothing is to be computed again.
+--float32 stores the checkpoint in float32 for both sides (on a CPU mlx-lm must have it for a MoE).
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.control.collect import collect
-from qwen3_mlx.errors import Unavailable
+from qwen3_mlx.errors import EngineError, Unavailable
 from qwen3_mlx.text.tokenizer import Tokenizer
 
+from .folders import in_float32
 from .frame import Bench, benchmark
 from .results import OURS, Measured, Quantity
 from .runtimes import share
@@ -70,13 +74,18 @@ def theirs(port: int, messages: list[dict[str, Any]], tokens: int, eos: list[int
         {"Content-Type": "application/json"},
     )
     begun, first, text, thought = time.perf_counter(), 0.0, "", ""
-    with urllib.request.urlopen(request) as answer:
-        for line in answer:
-            if line.startswith(b"data: {"):
-                delta = json.loads(line[6:])["choices"][0].get("delta", {})
-                if delta.get("content") or delta.get("reasoning"):
-                    first = first or time.perf_counter() - begun
-                text, thought = text + (delta.get("content") or ""), thought + (delta.get("reasoning") or "")
+    try:
+        with urllib.request.urlopen(request) as answer:
+            for line in answer:
+                if line.startswith(b"data: {"):
+                    delta = json.loads(line[6:])["choices"][0].get("delta", {})
+                    if delta.get("content") or delta.get("reasoning"):
+                        first = first or time.perf_counter() - begun
+                    text, thought = text + (delta.get("content") or ""), thought + (delta.get("reasoning") or "")
+    except (OSError, ValueError, LookupError) as error:
+        raise EngineError(f"mlx_lm.server gave no answer that can be read: {error}") from None
+    if not first:
+        raise EngineError("mlx_lm.server answered without a token (a MoE on a CPU? add --float32)")
     return Turn(first, text, thought)
 
 
@@ -134,8 +143,15 @@ def chat(q: Qwen3, port: int, run: int, turns: int, tokens: int, pause: float) -
 @click.option("--turns", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--tokens", type=click.IntRange(2), default=400, show_default=True, help="Of every answer.")
 @click.option("--pause", type=click.FloatRange(0), default=1.5, show_default=True, help="Seconds a user reads.")
-def main(bench: Bench, turns: int, tokens: int, pause: float) -> Iterator[Measured]:
-    with share(2) as limit, Qwen3.load(bench.folder, memory_limit=limit) as q, served(str(bench.folder)) as port:
+@click.option("--float32", is_flag=True, help="The checkpoint in float32, for both sides.")
+def main(bench: Bench, turns: int, tokens: int, pause: float, float32: bool) -> Iterator[Measured]:
+    with ExitStack() as stack:
+        folder, limit = bench.folder, stack.enter_context(share(2))
+        if float32:
+            folder = in_float32(folder, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        q = stack.enter_context(Qwen3.load(folder, memory_limit=limit))
+        port = stack.enter_context(served(str(folder)))
+        chat(q, port, -1, 1, 8, 0.0)  # what the first request of all takes is no turn's
         seen = [chat(q, port, run, turns, tokens, pause) for run in range(bench.runs)]
         pairs = [comparable(seen, turn, tokens // 2, q.tokenizer) for turn in range(turns)]
     for turn, found in enumerate(pairs, start=1):
