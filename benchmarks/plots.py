@@ -21,6 +21,7 @@ SETTINGS = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }
@@ -34,8 +35,8 @@ def require() -> None:
 
 
 def wanted(table: Table) -> bool:
-    """Whether there is something to see: rows that can be compared."""
-    return len(table.rows) > 1
+    """Whether there is something to see: several rows, and sides to compare."""
+    return len(table.rows) > 1 and len(table.sides) > 1
 
 
 def current(table: Table, path: Path) -> bool:
@@ -53,22 +54,25 @@ def draw(table: Table, path: Path) -> None:
 
     with matplotlib.rc_context(SETTINGS):
         drawing, axes = pyplot.subplots(figsize=(6.4, 3.2), layout="constrained")
-        (_lines if all(isinstance(row.at, int) for row in table.rows) else _bars)(axes, table)
-        _labels(axes, table)
+        steep = _lines(axes, table) if all(isinstance(row.at, int) for row in table.rows) else _bars(axes, table)
+        _labels(axes, table, steep)
         drawing.savefig(path, format="svg", metadata={"Date": None, "Creator": None, "Description": _digest(table)})
         pyplot.close(drawing)
 
 
-def _lines(axes: Any, table: Table) -> None:
+def _lines(axes: Any, table: Table) -> bool:
+    """Whether they are better seen on a logarithmic scale (bars, whose length is what is seen, never are)."""
     for side, colour in zip(_sides(table), COLOURS * 2, strict=False):
         rows = [(place, row) for place, row in enumerate(table.rows) if side in row.samples]
         places = [place for place, _ in rows]
         axes.plot(places, [row.median(side) for _, row in rows], marker="o", color=colour, label=side)
         least, most = ([end(row.samples[side]) for _, row in rows] for end in (min, max))
         axes.fill_between(places, least, most, color=colour, alpha=0.2, linewidth=0)
+    medians = [row.median(side) for row in table.rows for side in row.samples]
+    return min(medians) > 0 and max(medians) / min(medians) > STEEP
 
 
-def _bars(axes: Any, table: Table) -> None:
+def _bars(axes: Any, table: Table) -> bool:
     sides = _sides(table)
     width = 0.8 / len(sides)
     for index, (side, colour) in enumerate(zip(sides, COLOURS * 2, strict=False)):
@@ -79,20 +83,20 @@ def _bars(axes: Any, table: Table) -> None:
             (row.median(side) - min(row.samples[side]), max(row.samples[side]) - row.median(side)) for _, row in rows
         ]
         axes.bar(places, medians, width, yerr=list(zip(*ends, strict=True)), color=colour, label=side, ecolor="#555555")
+    return False
 
 
-def _labels(axes: Any, table: Table) -> None:
+def _labels(axes: Any, table: Table, steep: bool) -> None:
     quantity = table.quantity
     names = [f"{row.at:,}" if isinstance(row.at, int) else row.at.replace(", ", "\n") for row in table.rows]
     axes.set_xticks(range(len(names)), names)
     axes.set_xlabel(quantity.axis)
     axes.set_ylabel(quantity.unit)
     axes.set_title(f"{quantity}, {quantity.kind}", loc="left", fontsize=9)
-    medians = [row.median(side) for row in table.rows for side in row.samples]
-    if min(medians) > 0 and max(medians) / min(medians) > STEEP:
+    if steep:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=min(0, *medians))
+        axes.set_ylim(bottom=min(0, *(row.median(side) for row in table.rows for side in row.samples)))
     axes.legend()
 
 
