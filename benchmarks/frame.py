@@ -10,7 +10,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from qwen3_mlx.cli.errors import run as run_command
 
 from . import machine, peers, results
 from .peers import Peer
-from .results import OURS, Measured, Row, Run, figure
+from .results import OURS, Measured, Result, Run, figure
 
 SAVING = ("save", "json_file", "fresh")  # options that change nothing of what is measured
 
@@ -114,37 +114,39 @@ def as_help(doc: str) -> str:
 
 
 def _run(name: str, doc: str, measure: Callable[..., Iterator[Measured]], given: dict[str, Any]) -> None:
-    saving = {key: given.pop(key) for key in SAVING}
-    path = saving["json_file"] or (results.FOLDER / f"{name}.json" if saving["save"] else None)
+    path = _file(name, given.pop("save"), given.pop("json_file"), fresh := given.pop("fresh"))
     gguf = given.pop("gguf", None)
     chosen = tuple(peers.require(peer, gguf) for peer in dict.fromkeys(given.pop("names")))
-    model = given.pop("model", "")
-    bench = Bench(model, given.pop("runs"), chosen, gguf)
-    # What cannot be saved is said before it is measured.
-    old = results.load(path) if path and path.exists() and not saving["fresh"] else None
+    bench = Bench(given.pop("model", ""), given.pop("runs"), chosen, gguf)
     what = doc.strip().splitlines()[0].replace("``", "`")
-    frame = results.Result(name, what, machine.here(), machine.versions(), ())
+    empty = Result(name, what, machine.here(), machine.versions(), ())
+    old = results.load(path) if path and path.exists() and not fresh else None
     if path is not None:
-        results.added(old, frame, path)
+        results.added(old, empty, path)  # what cannot be saved is said before it is measured
     began, rows = machine.load_average(), []
     try:
-        for quantity, row in measure(bench, **given):
-            if not rows or rows[-1][0] != quantity:
-                kind = "" if quantity.kind == "measured" else f"{quantity.kind}: "
-                print(f"{kind}{quantity}, by {quantity.axis}", flush=True)
-            rows.append((quantity, row))
-            print(_line(row), flush=True)
+        for measured in measure(bench, **given):
+            _show(measured, first=not rows or rows[-1][0] != measured[0])
+            rows.append(measured)
     except KeyboardInterrupt:
-        written = "nothing was written" if path else "nothing is to be saved"
+        written = "nothing was written" if path else "nothing was to be saved"
         print(f"interrupted after {len(rows)} rows: {written}", file=sys.stderr, flush=True)
         raise
-    print(f"  {frame.machine}; {', '.join(f'{key} {value}' for key, value in frame.versions.items())}")
+    print(f"  {empty.host}")
     if path is not None:
-        load = (began, machine.load_average())
         date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        run = Run(_command(name), model, date, load, results.tables(rows))
-        results.save(results.added(old, results.replace(frame, runs=(run,)), path), path)
+        run = Run(_command(name), bench.model, date, (began, machine.load_average()), results.tables(rows))
+        results.save(results.added(old, replace(empty, runs=(run,)), path), path)
         print(f"  saved in {path}")
+
+
+def _file(name: str, save: bool, file: Path | None, fresh: bool) -> Path | None:
+    """Where to save, if anywhere."""
+    if save and file:
+        raise click.UsageError("--save and --json FILE say two places: give one", click.get_current_context())
+    if fresh and not (save or file):
+        raise click.UsageError("--fresh is about a file: add --save or --json FILE", click.get_current_context())
+    return results.FOLDER / f"{name}.json" if save else file
 
 
 def _command(name: str) -> str:
@@ -166,10 +168,12 @@ def _command(name: str) -> str:
     return shlex.join(words)
 
 
-def _line(row: Row) -> str:
-    parts = [f"  {row.at!s:>12}"]
-    for side, values in row.samples.items():
-        spread = f" ({figure(min(values))} to {figure(max(values))})" if len(values) > 1 else ""
-        parts.append(f"{side} {figure(row.median(side))}{spread}")
+def _show(measured: Measured, first: bool) -> None:
+    """A row as soon as it is there, behind a title if it is the ``first`` of its quantity."""
+    quantity, row = measured
+    if first:
+        kind = "" if quantity.kind == "measured" else f"{quantity.kind}: "
+        print(f"{kind}{quantity}, by {quantity.axis}", flush=True)
+    parts = [f"  {row.at!s:>12}", *(f"{side} {row.cell(side)}" for side in row.samples)]
     parts += [f"{OURS} / {peer} {figure(row.ratio(peer))}x" for peer in row.peers]
-    return "   ".join(parts)
+    print("   ".join(parts), flush=True)

@@ -17,7 +17,7 @@ from qwen3_mlx.cli.errors import run as run_command
 
 from . import plots, results
 from .catalogue import SIDE_BY_SIDE
-from .results import OURS, Result, Row, Run, Table, figure
+from .results import OURS, Result, Run, Table, figure
 
 FILE = results.FOLDER.parent / "RESULTS.md"
 HEAD = """# Results
@@ -69,14 +69,14 @@ def text(every: Sequence[Result]) -> str:
     """The whole of RESULTS.md."""
     if not every:
         return HEAD + NONE
-    hosts = list(dict.fromkeys(_host(result) for result in every))
+    hosts = list(dict.fromkeys(result.host for result in every))
     lines = ["", "## Machines", ""]
     lines += [f"- **{_letter(place)}**: {host}" for place, host in enumerate(hosts)]
     for result in every:
         lines += ["", f"## {result.name}", "", result.what]
         names = {id(table): name for name, table in plotted(result)}
         for run in result.runs:
-            lines += ["", *_run(run, _letter(hosts.index(_host(result))))]
+            lines += ["", *_run(run, _letter(hosts.index(result.host)))]
             for table in run.tables:
                 lines += ["", *_table(table)]
                 if name := names.get(id(table)):
@@ -90,11 +90,6 @@ def plotted(result: Result) -> Iterator[tuple[str, Table]]:
         for place, table in enumerate(run.tables, start=1):
             if plots.wanted(table):
                 yield f"{result.name}-{number}-{place}.svg", table
-
-
-def _host(result: Result) -> str:
-    """Machine and versions, in words."""
-    return f"{result.machine}; {', '.join(f'{name} {version}' for name, version in result.versions.items())}"
 
 
 def _letter(place: int) -> str:
@@ -120,16 +115,8 @@ def _table(table: Table) -> list[str]:
     for row in table.rows:
         ratios = [f"{figure(row.ratio(peer))}x" if {OURS, peer} <= row.samples.keys() else "" for peer in peers]
         at = f"{row.at:,}" if isinstance(row.at, int) else row.at
-        lines.append(_cells([at, *(_cell(row, side) for side in sides), *ratios]))
+        lines.append(_cells([at, *(row.cell(side) for side in sides), *ratios]))
     return lines
-
-
-def _cell(row: Row, side: str) -> str:
-    values = row.samples.get(side)
-    if not values:
-        return ""
-    spread = f" ({figure(min(values))} to {figure(max(values))})" if len(values) > 1 else ""
-    return figure(row.median(side)) + spread
 
 
 def _cells(texts: Sequence[str]) -> str:

@@ -48,6 +48,14 @@ class Row:
         """Ours through the peer's, of medians; NaN where that is not defined."""
         return self.median(OURS) / self.median(peer) if self.median(peer) else math.nan
 
+    def cell(self, side: str) -> str:
+        """The median and, in brackets, the least and the most; empty for a side that was not measured."""
+        values = self.samples.get(side)
+        if not values:
+            return ""
+        spread = f" ({figure(min(values))} to {figure(max(values))})" if len(values) > 1 else ""
+        return figure(self.median(side)) + spread
+
     @property
     def peers(self) -> list[str]:
         """The other sides; none where ours was not measured."""
@@ -106,6 +114,11 @@ class Result:
     machine: Machine
     versions: dict[str, str]
     runs: tuple[Run, ...]
+
+    @property
+    def host(self) -> str:
+        """Machine and versions, in words."""
+        return f"{self.machine}; {', '.join(f'{name} {version}' for name, version in self.versions.items())}"
 
 
 def figure(value: float) -> str:

@@ -115,6 +115,14 @@ def test_what_did_not_end_writes_nothing(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == held
 
 
+@pytest.mark.parametrize(
+    ("options", "says"), [(["--save", "--json", "x.json"], "give one"), (["--fresh"], "add --save or --json")]
+)
+def test_options_that_do_not_go_together(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(options) == 2 and not told
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("lengths", ["", "16,", "a", "1.5", "1,16", "-4"])
 def test_lengths_that_are_none(lengths: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"--lengths={lengths}"]) == 2 and not told

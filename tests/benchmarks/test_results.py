@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import results
@@ -30,6 +30,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert held["ratios"] == {"mlx-lm": 100 / 45}
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(
