@@ -160,7 +160,7 @@ def _command(name: str) -> str:
             continue
         value, option = context.params[param.name], param.opts[0]
         if isinstance(param, click.Option) and param.is_flag:
-            words.append(option if value else param.secondary_opts[0])
+            words.append(option)
         elif param.multiple:
             words += [word for each in value for word in (option, str(each))]
         else:

@@ -19,7 +19,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,11 +31,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from qwen3_mlx.errors import EngineError, Unavailable
+from qwen3_mlx.errors import EngineError
 
 from .folders import in_float32
 from .frame import Bench, Numbers, benchmark
 from .results import OURS, Measured, Quantity
+from .serving import served
 
 WORDS = ["strawberry", "banana", "committee", "raspberries", "Mississippi", "parallel", "pear", "letters", "apple"]
 PEER, ENGINE = "mlx-lm", "engine without HTTP"
@@ -100,33 +100,6 @@ def bodies(round_: int, clients: int, tokens: int, eos: Sequence[int]) -> list[d
     return [{"messages": [{"role": "user", "content": question(round_, i)}], **shared} for i in range(clients)]
 
 
-@contextmanager
-def served(name: str, folder: str, clients: int) -> Iterator[tuple[int, int]]:
-    """The port and the process of a server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--model", folder, "--port", str(port)]
-    if name == OURS:
-        command = [sys.executable, "-m", "qwen3_mlx.server", *options, "--max-batch", str(clients)]
-    else:
-        command = [sys.executable, "-m", "mlx_lm.server", *options, "--log-level", "ERROR"]
-        command += ["--decode-concurrency", str(clients), "--prompt-concurrency", str(clients)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.1)
-        else:
-            raise Unavailable(f"{name}'s server does not start: {' '.join(command)}")
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 #: The engine by itself: reads a round's bodies, a line each, and writes tokens a second.
 ALONE = """
 import json, sys, time
@@ -177,11 +150,16 @@ def rounds(folder: str, clients: int, tokens: int, runs: int) -> dict[str, list[
     held = json.loads((Path(folder) / "generation_config.json").read_text())["eos_token_id"]
     eos = held if isinstance(held, list) else [held]
     seen: dict[str, list[Round]] = {name: [] for name in (OURS, PEER, ENGINE)}
+    concurrency = ("--decode-concurrency", str(clients), "--prompt-concurrency", str(clients))
+    servers = {
+        OURS: ("qwen3_mlx.server", ("--max-batch", str(clients))),
+        PEER: ("mlx_lm.server", ("--log-level", "ERROR", *concurrency)),
+    }
     warm = bodies(-1, clients, 8, eos)
     for round_ in range(runs + 1):
         asked = bodies(round_, clients, tokens, eos)
-        for name in (OURS, PEER):
-            with served(name, folder, clients) as (port, process):
+        for name, (module, options) in servers.items():
+            with served(module, folder, options) as (port, process):
                 asyncio.run(one_round(port, process, warm, 8))
                 seen[name].append(asyncio.run(one_round(port, process, asked, tokens)))
         with alone(folder, clients) as by_itself:

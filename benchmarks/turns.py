@@ -14,14 +14,12 @@ template leaves nothing out, or the babble never came out of its thought, and no
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +27,14 @@ import click
 
 from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.control.collect import collect
-from qwen3_mlx.errors import EngineError, Unavailable
+from qwen3_mlx.errors import EngineError
 from qwen3_mlx.text.tokenizer import Tokenizer
 
 from .folders import in_float32
 from .frame import Bench, benchmark
 from .results import OURS, Measured, Quantity
 from .runtimes import share
+from .serving import served
 
 FIRST = Quantity("time to first token", "ms", "turn")
 COMPUTED = Quantity("tokens of the prompt that ours computes", "tokens", "turn", kind="counted")
@@ -100,28 +99,6 @@ def comparable(
     return [run[turn] for run in runs if turn == 0 or all(map(complete, run[turn - 1]))]
 
 
-@contextmanager
-def served(folder: str) -> Iterator[int]:
-    """The port of an ``mlx_lm.server``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlx_lm.server", "--model", folder, "--port", str(port), "--log-level", "ERROR"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.1)
-        else:
-            raise Unavailable("mlx_lm.server does not start: run the command by hand to see why")
-        yield port
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 def chat(q: Qwen3, port: int, run: int, turns: int, tokens: int, pause: float) -> list[tuple[Turn, Turn]]:
     """One conversation, held with both sides in turns."""
     eos, seen = sorted(q.tokenizer.eos_ids), []
@@ -150,7 +127,7 @@ def main(bench: Bench, turns: int, tokens: int, pause: float, float32: bool) -> 
         if float32:
             folder = in_float32(folder, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         q = stack.enter_context(Qwen3.load(folder, memory_limit=limit))
-        port = stack.enter_context(served(str(folder)))
+        port, _ = stack.enter_context(served("mlx_lm.server", str(folder), ("--log-level", "ERROR")))
         chat(q, port, -1, 1, 8, 0.0)  # what the first request of all takes is no turn's
         seen = [chat(q, port, run, turns, tokens, pause) for run in range(bench.runs)]
         pairs = [comparable(seen, turn, tokens // 2, q.tokenizer) for turn in range(turns)]

@@ -14,8 +14,10 @@ from benchmarks.agent_prompt import agent_prompt
 from benchmarks.folders import adapted
 from benchmarks.results import OURS
 from benchmarks.runtimes import MlxLm, Ours, Short
+from benchmarks.serving import served
 from benchmarks.turns import Turn, comparable
 from qwen3_mlx import hub, weights
+from qwen3_mlx.errors import Unavailable
 from qwen3_mlx.text.tokenizer import Tokenizer
 
 DEMO = hub.resolve("demo")
@@ -123,6 +125,14 @@ def test_turns_that_can_be_compared() -> None:
     runs: list[list[tuple[Turn, Turn]]] = [[(one, full), (full, full)] for one in (full, short, thoughtless)]
     assert len(comparable(runs, 0, 5, tokenizer)) == 3, "before the first turn there is nothing"
     assert len(comparable(runs, 1, 5, tokenizer)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "says"), [("qwen3_mlx.server", "no such place"), ("no_such_module", "No module named no_such_module")]
+)
+def test_a_server_that_does_not_start_says_why(module: str, says: str) -> None:
+    with pytest.raises(Unavailable, match=f"{module} does not start with .*{says}"), served(module, "/no such place"):
+        raise AssertionError("it has started")
 
 
 def test_server_and_clients(tmp_path: Path) -> None:
