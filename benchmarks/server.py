@@ -156,7 +156,7 @@ def rounds(folder: str, clients: int, tokens: int, runs: int) -> dict[str, list[
         PEER: ("mlx_lm.server", ("--log-level", "ERROR", *concurrency)),
     }
     warm = bodies(-1, clients, 8, eos)
-    for round_ in range(runs + 1):
+    for round_ in range(runs):
         asked = bodies(round_, clients, tokens, eos)
         for name, (module, options) in servers.items():
             with served(module, folder, options) as (port, process):
@@ -165,7 +165,7 @@ def rounds(folder: str, clients: int, tokens: int, runs: int) -> dict[str, list[
         with alone(folder, clients) as by_itself:
             engine_round(by_itself, warm)
             seen[ENGINE].append(engine_round(by_itself, asked))
-    return {name: found[1:] for name, found in seen.items()}
+    return seen
 
 
 @benchmark(runs=3)
