@@ -1,16 +1,18 @@
 """Host time to build one decode step's graph, nothing evaluated, against mlx-lm.
 
-    python -m benchmarks.host_graph [--runs 200] [--position 1000] [--batch 1]
+    python -m benchmarks.host_graph [--runs 20] [--position 1000] [--batch 1] [--model 8B]
 
-On a GPU this work in Python hides behind the computation only as long as it is shorter. It depends on the number of
+On a GPU this work of the host hides behind the computation only as long as it is shorter. It depends on the number of
 layers and not on their widths, so the models here have the released layer counts, head ratios and numbers of experts,
 and small widths. Rows of a batch differ in length, as those of running requests do. Each is measured in three settings:
 
 - ``cpu``: float weights on this machine, each side as it would run here;
-- ``mx.fast``: 4-bit weights and a GPU's operations (on a CPU each ``mx.fast`` call unfolds into many nodes);
-- ``one node``: the same with every such call replaced by a single node on both sides, which is the closest to a GPU's
-  graph that a CPU can build. Our Metal kernels are not in it: MLX builds their nodes for a GPU only.
+- ``stock``: 4-bit weights and a GPU's operations, ours without its Metal kernels, every operation that is one kernel on
+  a GPU (and many nodes on a CPU) as one node on both sides (:mod:`benchmarks.nodes`);
+- ``kernels``: the same, ours with its Metal kernels, each as one node with its inputs and outputs.
 
+The sides take turns, ten steps each, whose median is a sample: a step comes after one of its own side, as it does where
+answers are written.
 Beside them stands what the step of the released model takes on an M4 Max at least: its bytes (4-bit weights, experts as
 often as rows choose them at random, a bf16 cache at ``--position``) at 546 GB/s. That is computed, not measured.
 """
@@ -18,12 +20,13 @@ often as rows choose them at random, a bf16 cache at ``--position``) at 546 GB/s
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import click
 import mlx.core as mx
@@ -36,7 +39,7 @@ from qwen3_mlx.config import ModelConfig, QuantSpec
 from qwen3_mlx.costs import active_parameters, expert_parameters, kv_bytes_per_token, moe_layers, packed_bytes
 from qwen3_mlx.engine.step import DecodeStep
 from qwen3_mlx.kernels import Kernels, Lengths, resolve
-from qwen3_mlx.kernels.dispatch import on_stock
+from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.linear import QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear
 from qwen3_mlx.model.qwen3 import Qwen3
@@ -44,6 +47,7 @@ from qwen3_mlx.names import groups
 from qwen3_mlx.released import RELEASED
 
 from .frame import Bench, benchmark
+from .nodes import kernel_nodes, one_node
 from .results import OURS, Measured, Quantity
 from .sides import interleave
 
@@ -51,6 +55,7 @@ BUILD = Quantity("host time to build a decode step's graph", "ms", "model and se
 BOUND = Quantity(
     "the least that such a step takes on an M4 Max: its bytes at 546 GB/s", "ms", "model", kind="predicted"
 )
+
 _COMMON = {
     "hidden_size": 128,
     "intermediate_size": 128,
@@ -83,7 +88,16 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
     },
+    "32B": {
+        **_COMMON,
+        "model_type": "qwen3",
+        "num_hidden_layers": 64,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    },
 }
+SETTINGS = ("cpu", "stock", "kernels")
+TURN = 10  # steps of one side before it is the other's
 
 
 def weights(config: ModelConfig, dtype: mx.Dtype) -> dict[str, mx.array]:
@@ -229,48 +243,32 @@ class _Step:
         return spent * 1e3
 
 
-def _elementwise(node: Callable[[mx.array], mx.array]) -> Callable[..., mx.array]:
-    return lambda x, *_, **__: node(x)
-
-
-def _dequantized(
-    w: mx.array, scales: mx.array, biases: Any = None, group_size: int = 64, bits: int = 4, **_: Any
-) -> Any:
-    return mx.ceil(mx.broadcast_to(scales[..., :1], (*w.shape[:-1], w.shape[-1] * 32 // bits)))
-
-
-#: What stands in for an operation that is one kernel on a GPU: a node that nothing else in these models makes.
-STAND_INS: dict[tuple[Any, str], Callable[..., mx.array]] = {
-    (mx.fast, "rms_norm"): _elementwise(mx.negative),
-    (mx.fast, "rope"): _elementwise(mx.floor),
-    (mx.fast, "scaled_dot_product_attention"): _elementwise(mx.sign),
-    (mx, "dequantize"): _dequantized,
-}
-
-
-@contextlib.contextmanager
-def one_node() -> Iterator[None]:
-    """Every operation that is one kernel on a GPU, and many nodes on a CPU, as a single node of the right shape."""
-    with contextlib.ExitStack() as stack:
-        for (module, name), stand_in in STAND_INS.items():
-            stack.enter_context(mock.patch.object(module, name, stand_in))
-        yield
+def policy(setting: str) -> Kernels:
+    """What our side runs on in a setting; its kernels are taken as verified."""
+    if setting == "cpu":
+        return resolve("reference")
+    stock = on_stock("metal")
+    return on_metal(stock, lambda *_: True) if setting == "kernels" else stock
 
 
 def compare(name: str, setting: str, runs: int, position: int, batch: int) -> dict[str, list[float]]:
-    """Milliseconds of both sides, measured in turn."""
-    config = ModelConfig.from_dict(MODELS[name])
-    packed = setting != "cpu"
-    sides = {
-        OURS: ours(config, on_stock("metal") if packed else resolve("reference"), packed, position, batch=batch),
-        "mlx-lm": peer(MODELS[name], config, packed, position, batch=batch),
-    }
-    gc.disable()
-    try:
-        with one_node() if setting == "one node" else contextlib.nullcontext():
-            return interleave(sides, runs, warmup=20)
-    finally:
-        gc.enable()
+    """Milliseconds of both sides, measured in turn: of each turn the median step."""
+    config, packed = ModelConfig.from_dict(MODELS[name]), setting != "cpu"
+    dtype = mx.bfloat16 if packed else mx.float32
+    with one_node() if packed else contextlib.nullcontext(), kernel_nodes():
+        sides = {
+            OURS: ours(config, policy(setting), packed, position, dtype=dtype, batch=batch),
+            "mlx-lm": peer(MODELS[name], config, packed, position, dtype=dtype, batch=batch),
+        }
+        gc.disable()
+        try:
+            return interleave({side: functools.partial(median, step) for side, step in sides.items()}, runs, warmup=2)
+        finally:
+            gc.enable()
+
+
+def median(step: _Step) -> float:
+    return statistics.median(step() for _ in range(TURN))
 
 
 def bandwidth_bound(name: str, position: int, batch: int) -> float:
@@ -285,14 +283,16 @@ def bandwidth_bound(name: str, position: int, batch: int) -> float:
     return (size + batch * position * kv_bytes_per_token(config)) / M4_MAX * 1e3
 
 
-@benchmark(runs=200, model=None)
+@benchmark(runs=20, model=None)
 @click.option("--position", type=click.IntRange(1), default=1000, show_default=True, help="Tokens in the cache.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Rows.")
-def main(bench: Bench, position: int, batch: int) -> Iterator[Measured]:
-    for name in MODELS:
-        for setting in ("cpu", "mx.fast", "one node"):
+@click.option("--model", "models", type=click.Choice(list(MODELS)), multiple=True, help="Only this; may be repeated.")
+def main(bench: Bench, position: int, batch: int, models: tuple[str, ...]) -> Iterator[Measured]:
+    names = models or tuple(MODELS)
+    for name in names:
+        for setting in SETTINGS:
             yield BUILD.row(f"{name}, {setting}", compare(name, setting, bench.runs, position, batch))
-    for name in MODELS:
+    for name in names:
         yield BOUND.row(name, {"M4 Max": [bandwidth_bound(name, position, batch)]})
 
 
