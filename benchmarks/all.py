@@ -78,8 +78,8 @@ class Failed(QwenError):
 
 
 def plan(model: str, cpu: bool) -> list[list[str]]:
-    """Every command line, without ``python -m benchmarks``. On a CPU the peer also runs in float32, and the embedded
-    MoE is decoded besides ``demo``."""
+    """Every command line, without ``python -m benchmarks``. On a CPU the peer runs in float32 (decode also as
+    stored), and the embedded MoE is decoded besides ``demo``."""
     lines = []
     for name in SIDE_BY_SIDE:
         words = [name, *(() if name in WITHOUT_MODEL or model == MODEL else ("--model", model))]
@@ -89,6 +89,8 @@ def plan(model: str, cpu: bool) -> list[list[str]]:
             lines.append([*words, FLOAT32[name]])
         if cpu and name == "decode" and model == MODEL:
             lines.append([name, "--model", "demo-moe", FLOAT32[name]])
+        if name == "host_graph":
+            lines.append([name, "--batch", "16"])
     return lines
 
 

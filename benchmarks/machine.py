@@ -82,7 +82,7 @@ def _processor() -> str:
 
 def _commit() -> str:
     """The last commit that changed what is measured; empty outside a checkout."""
-    commit = _git("log", "-1", "--format=%h", "--", *SOURCES)
+    commit = _git("log", "-1", "--format=%H", "--", *SOURCES)[:12]
     return f"{commit}, with changes" if commit and _git("status", "--porcelain", "--", *SOURCES) else commit
 
 

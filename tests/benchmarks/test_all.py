@@ -48,7 +48,7 @@ def test_another_model_on_a_gpu() -> None:
     assert (
         "decode --model qwen3:4b" in lines and "host_graph" in lines and not [one for one in lines if "float32" in one]
     )
-    assert len(lines) == len(SIDE_BY_SIDE)
+    assert len(lines) == len(SIDE_BY_SIDE) + 1
 
 
 def test_a_failure_does_not_stop_the_others(
