@@ -1,6 +1,7 @@
 """All side-by-side benchmarks, one after the other, each in a process of its own; then the report.
 
     python -m benchmarks all --save
+    python -m benchmarks all --quick
     python -m benchmarks all decode prefill --model qwen3:4b
 
 One that fails does not keep the others from running; which did is said at the end, and the exit status is 1. What a
@@ -34,20 +35,29 @@ FLOAT32 = {
     **dict.fromkeys(("turns", "server"), "--float32"),
 }
 
+QUICK = {
+    "prefill": ("--lengths", "16,256"),
+    "decode": ("--contexts", "0,256", "--tokens", "50"),
+    "batch": ("--streams", "1,4", "--tokens", "50"),
+    "turns": ("--turns", "3", "--tokens", "60", "--pause", "0"),
+    "server": ("--clients", "1,4", "--tokens", "50"),
+    "prefix_lookup": ("--tokens", "1024,4096"),
+}
+
 
 @click.command("all", help=as_help(__doc__ or ""))
 @click.argument("names", nargs=-1, type=click.Choice(SIDE_BY_SIDE), metavar="[NAME]...")
 @click.option("--model", default=MODEL, show_default=True, metavar="NAME", help="A name or a folder.")
-@click.option("--runs", type=click.IntRange(1), help="Rounds of each, instead of its own number.")
+@click.option("--quick", is_flag=True, help="A round of each, of little: whether all works, not how fast it is.")
 @click.option("--save", is_flag=True, help="Save in benchmarks/results/, and make benchmarks/RESULTS.md.")
 @click.pass_context
-def command(context: click.Context, names: tuple[str, ...], model: str, runs: int | None, save: bool) -> None:
+def command(context: click.Context, names: tuple[str, ...], model: str, quick: bool, save: bool) -> None:
     if save:
         plots.require()  # before twenty minutes, not behind them
     planned = [words for words in plan(model, on_cpu()) if not names or words[0] in names]
     failed, begun, fresh = [], time.monotonic(), {words[0] for words in planned}
     for number, words in enumerate(planned, start=1):
-        words = [*words, "--runs", str(runs)] if runs else words
+        words = [*words, "--runs", "1", *QUICK.get(words[0], ())] if quick else words
         saving = ["--save", "--fresh"][: 1 + (words[0] in fresh)] if save else []
         print(f"[{number}/{len(planned)}] python -m benchmarks {shlex.join(words)}", flush=True)
         started = time.monotonic()

@@ -54,14 +54,14 @@ def test_another_model_on_a_gpu() -> None:
 def test_a_failure_does_not_stop_the_others(
     ran: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["all", "--save", "--runs", "1"])
+    monkeypatch.setattr(sys, "argv", ["all", "--save", "--quick"])
     assert everything.main() == 1
     shown = capsys.readouterr()
     assert {words[0] for words in ran} == {*SIDE_BY_SIDE, "report"} and ran[-1] == ["report"]
     assert all(words[-1] in ("--save", "--fresh") and "--runs" in words for words in ran[:-1])
     fresh = [words[-1] == "--fresh" for words in ran if words[0] == "decode"]
     assert fresh == [True, True, False], "a file is begun anew by the first run that ends well"
-    assert "failed: decode --runs 1; convert --runs 1" in shown.err
+    assert "failed: decode --runs 1 --contexts 0,256 --tokens 50; convert --runs 1" in shown.err
     assert f"{len(ran) - 3} of {len(ran) - 1} ended well" in shown.out
 
 
