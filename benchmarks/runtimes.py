@@ -17,7 +17,7 @@ from .peers import Peer
 from .results import OURS
 
 SAMPLE = "Ünicode, 12345 <|im_start|>user\n  tabs\tand spaces"  # which two tokenizers hardly cut alike by chance
-CHUNK = 2048  # tokens of a prompt that go at a time where a peer leaves that to its caller
+CONTEXT_BYTES = 1 << 40  # of contexts that are kept: as many as there is memory for
 
 
 class Short(QwenError):
@@ -36,11 +36,23 @@ class Runtime(Protocol):
         """Seconds from handing over a prompt, of which nothing is cached, to the first token."""
         ...
 
+    def fill(self, prompt: Sequence[int]) -> None:
+        """Have all of a prompt but its last token in the cache, where :meth:`decode` finds it."""
+        ...
+
     def decode(self, prompt: Sequence[int], tokens: int) -> float:
         """Tokens per second from the first to the last of an answer of ``tokens``."""
         ...
 
     def close(self) -> None: ...
+
+
+def layer(config: ModelConfig, index: int, tokens: int, dtype: Any) -> list[Any]:
+    """Keys and values ``[1, kv_heads, tokens, head_dim]`` of one layer: random numbers, for every side the same."""
+    import mlx.core as mx
+
+    shape = (1, config.num_key_value_heads, tokens, config.head_dim)
+    return [mx.random.normal(shape, key=mx.random.key(2 * index + part)).astype(dtype) for part in (0, 1)]
 
 
 class Ours:
@@ -51,13 +63,24 @@ class Ours:
     def __init__(self, folder: Path, limit: int | None = None, *, cached: bool = False) -> None:
         from qwen3_mlx import Qwen3
 
-        self.q = Qwen3.load(folder, memory_limit=limit, prefix_cache_bytes=None if cached else 0)
+        self.q = Qwen3.load(folder, memory_limit=limit, prefix_cache_bytes=CONTEXT_BYTES if cached else 0)
 
     def prefill(self, prompt: Sequence[int]) -> float:
         begun = time.perf_counter()
         for _ in self._stream(prompt, 1):
             pass
         return time.perf_counter() - begun
+
+    def fill(self, prompt: Sequence[int]) -> None:
+        from qwen3_mlx.cache.kv import KVCache
+        from qwen3_mlx.kernels.views import entry
+
+        config, model = self.q.config, self.q._model
+        cache = KVCache(config, kernels=model.kernels)
+        if tokens := len(prompt) - 1:
+            for index, held in enumerate(cache.layers):
+                held.append(entry(*layer(config, index, tokens, model.model.norm.weight.dtype), held.packing))
+            self.q._prefixes.store(prompt[:-1], cache)
 
     def decode(self, prompt: Sequence[int], tokens: int) -> float:
         begun, early, total = 0.0, 0, 0
@@ -85,7 +108,7 @@ class MlxLm:
     where it cannot run a checkpoint as it is stored."""
 
     def __init__(self, folder: Path, float32: bool = False) -> None:
-        config = ModelConfig.from_folder(folder)
+        self.config = config = ModelConfig.from_folder(folder)
         if config.num_experts and config.quantization is None and on_cpu() and not float32:
             raise InvalidRequest("on a CPU mlx-lm runs a MoE in float32 only: add --peer-float32", "peer_float32")
         import mlx.core as mx
@@ -95,7 +118,7 @@ class MlxLm:
         self.model, self.tokenizer = load(str(folder))[:2]
         if float32:
             self.model.set_dtype(mx.float32)
-        self._generate, self._cache, self._cached = stream_generate, None, ()
+        self._generate, self._cache = stream_generate, None
 
     def prefill(self, prompt: Sequence[int]) -> float:
         import mlx.core as mx
@@ -112,7 +135,7 @@ class MlxLm:
     def decode(self, prompt: Sequence[int], tokens: int) -> float:
         from mlx_lm.models.cache import trim_prompt_cache
 
-        cache, begun, total = self._filled(prompt), 0.0, 0
+        cache, begun, total = self._cache, 0.0, 0
         stream = self._generate(self.model, self.tokenizer, prompt[-1:], max_tokens=tokens, prompt_cache=cache)
         for response in stream:
             begun = begun or time.perf_counter()
@@ -123,17 +146,15 @@ class MlxLm:
         trim_prompt_cache(cache, cache[0].offset - len(prompt) + 1)
         return (total - 1) / seconds
 
-    def _filled(self, prompt: Sequence[int]) -> Any:
-        """A cache that holds all of the prompt but its last token; computed once."""
+    def fill(self, prompt: Sequence[int]) -> None:
         import mlx.core as mx
         from mlx_lm.models.cache import make_prompt_cache
 
-        if self._cache is None or self._cached != tuple(prompt):
-            self._cache, self._cached = make_prompt_cache(self.model), tuple(prompt)
-            for first in range(0, len(prompt) - 1, CHUNK):
-                self.model(mx.array([prompt[first : min(first + CHUNK, len(prompt) - 1)]]), cache=self._cache)
-                mx.eval([layer.state for layer in self._cache])
-        return self._cache
+        self._cache = make_prompt_cache(self.model)
+        if tokens := len(prompt) - 1:
+            for index, held in enumerate(self._cache):
+                held.update_and_fetch(*layer(self.config, index, tokens, self.model.model.norm.weight.dtype))
+                mx.eval(held.state)
 
     def close(self) -> None:
         import mlx.core as mx
@@ -162,6 +183,10 @@ class LlamaCpp:
         begun = time.perf_counter()
         next(self._tokens(prompt))
         return time.perf_counter() - begun
+
+    def fill(self, prompt: Sequence[int]) -> None:
+        """By computing it."""
+        next(self._tokens(prompt))
 
     def decode(self, prompt: Sequence[int], tokens: int) -> float:
         stream = self._tokens(prompt)

@@ -12,12 +12,12 @@ import pytest
 
 from benchmarks import host_graph, import_time, results
 from benchmarks.agent_prompt import agent_prompt
-from benchmarks.folders import adapted
+from benchmarks.folders import adapted, prompt
 from benchmarks.results import OURS
 from benchmarks.runtimes import MlxLm, Ours, Short
 from benchmarks.serving import served
 from benchmarks.turns import Turn, comparable
-from qwen3_mlx import hub, weights
+from qwen3_mlx import Finished, hub, weights
 from qwen3_mlx.errors import Unavailable
 from qwen3_mlx.text.tokenizer import Tokenizer
 
@@ -96,19 +96,24 @@ def test_an_answer_that_ends_early_has_no_speed() -> None:
     ids = ours.q.encode("How many r are in pear?")
     for side in (ours, peer):
         with pytest.raises(Short, match=rf"{side.name} answered \d+ tokens instead of 900"):
+            side.fill(ids)
             side.decode(ids, 900)
         side.close()
 
 
-def test_both_sides_say_the_same_behind_a_context(tmp_path: Path) -> None:
-    """So that they are given the same work: greedy, in float32, one token after the other."""
+@pytest.mark.parametrize("context", [0, 1, 300])
+def test_both_sides_say_the_same_behind_a_context(context: int, tmp_path: Path) -> None:
+    """So that they are given the same work: greedy, in float32, behind the same random keys and values."""
     folder = adapted(DEMO, tmp_path, endless=True)
     ours, peer = Ours(folder, cached=True), MlxLm(folder, float32=True)
-    ids, said = ours.q.encode("How many r are in pear?"), []
+    ids, said = prompt(ours.q.tokenizer, context + 1, 0), []
+    for side in (ours, peer):
+        side.fill(ids)
+        assert side.decode(ids, 5) > 0, "which leaves the cache as it was filled"
     for event in ours._stream(ids, 40):
         said += getattr(event, "token_ids", ())
-    assert peer.decode(ids, 40) > 0, "which leaves its cache as it was filled"
-    stream = peer._generate(peer.model, peer.tokenizer, ids[-1:], max_tokens=40, prompt_cache=peer._filled(ids))
+    assert isinstance(event, Finished) and event.usage.cached_tokens == context
+    stream = peer._generate(peer.model, peer.tokenizer, ids[-1:], max_tokens=40, prompt_cache=peer._cache)
     assert [response.token for response in stream] == said and len(said) == 40
     ours.close()
     peer.close()
