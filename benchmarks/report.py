@@ -109,7 +109,7 @@ def _table(table: Table) -> list[str]:
     peers = [side for side in sides if side != OURS and OURS in sides]
     heads = [table.quantity.axis, *sides, *(f"{OURS} / {peer}" for peer in peers)]
     lines = [
-        f"**{table.quantity.kind}**: {table.quantity}",
+        f"**{table.quantity.kind}**: {table.quantity}{_rounds(table)}",
         "",
         _cells(heads),
         _cells(["---"] * len(heads)),
