@@ -1,8 +1,8 @@
 """Apple's chips for Macs: memory bandwidth, GPU cores and memory sizes, as data.
 
 Source: Apple's technical specifications of each Mac (support.apple.com) and its announcements (apple.com/newsroom),
-M1 of 2020 to M5 Ultra and M6 of August 2026. Bandwidth is what Apple publishes, in decimal GB/s; M5 Ultra's is published
-as 1.2 TB/s. Memory sizes are those that Macs with the chip were sold with.
+M1 of 2020 to M5 Ultra and M6 of August 2026. Bandwidth is what Apple publishes, in decimal GB/s; of M5 Ultra that is
+"1.2 TB/s". Memory sizes are those that Macs with the chip were sold with.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ CHIPS = (
 )
 NAMES = tuple(dict.fromkeys(chip.name for chip in CHIPS))
 
-_SPELLING = re.compile(r"(?:apple ?)?m(\d+)(?: ?(pro|max|ultra))?(?: (\d+)(?: ?(?:c|cores?|gpu|gpu cores?|core gpu))?)?")
+_SPELLING = re.compile(
+    r"(?:apple ?)?m(\d+)(?: ?(pro|max|ultra))?(?: (\d+)(?: ?(?:c|cores?|gpu|gpu cores?|core gpu))?)?"
+)
 
 
 def find(text: str) -> tuple[Chip, ...]:
-    """The variants of a chip by its name, as people write it (``M4-Max``, ``m4 max``, ``Apple M4 Max``), or the one with
-    as many GPU cores as are named behind it (``M4-Max-32``).
+    """The variants of a chip by its name, as people write it (``M4-Max``, ``m4 max``, ``Apple M4 Max``), or the one
+    with as many GPU cores as are named behind it (``M4-Max-32``).
 
     Raises :class:`InvalidRequest` for a chip, or a number of cores, that is not in the table.
     """
@@ -110,7 +112,7 @@ def limit(device: str, gpu_cores: int | None) -> Limit | None:
 
 
 def working_set(memory: int) -> int:
-    """Bytes of ``memory`` (GB) that Metal recommends to take at most: two thirds of up to 36 GB, three quarters of more.
-    That is what machines report; recent versions of macOS allow more of 128 GB."""
+    """Bytes of ``memory`` (GB) that Metal recommends to take at most: two thirds of up to 36 GB, three quarters of
+    more. That is what machines report; recent versions of macOS allow more of 128 GB."""
     share = 2 / 3 if memory <= 36 else 3 / 4
     return int((memory << 30) * share)
