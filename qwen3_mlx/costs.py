@@ -158,7 +158,7 @@ def step_bytes(
     """Bytes that a decode step of ``rows`` rows has to read, whoever computes it: the weights that take part (of
     ``weights``, bytes by role, of an embedding that is no head next to nothing), of the experts those that are chosen,
     and the keys and values of ``context`` tokens of each row."""
-    read = weights.total - (0 if config.tie_word_embeddings else weights.embedding)
+    read: float = weights.total - (0 if config.tie_word_embeddings else weights.embedding)
     if config.num_experts:
         read -= weights.experts * (1 - chosen_experts(config, rows) / config.num_experts)
     return read + rows * context * kv_bytes_per_token(config, kv_bits, itemsize)

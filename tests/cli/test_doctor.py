@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from qwen3_mlx.cli import doctor, doctor_text
+from qwen3_mlx.cli import doctor_text
 from qwen3_mlx.doctor import emulation, examine, machine, receipt
 from qwen3_mlx.doctor.examine import Findings, Step
 from qwen3_mlx.errors import Unavailable
@@ -293,12 +293,3 @@ def test_what_is_wrong() -> None:
     assert not doctor_text.wrong(made(verdicts=(replace(HELD, current=False),)))
     assert doctor_text.wrong(made(sweeps=(replace(SWEEP, disagreeing=(128,)),)))
     assert doctor_text.wrong(made(kernels=(receipt.Kernel(REFUSED, None),)))
-
-
-def test_the_progress_of_a_terminal_is_not_stdouts(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with doctor._progress() as show:
-        show("checking router", 1, 2)
-    assert not capfd.readouterr().out
