@@ -250,7 +250,8 @@ def loaded_with(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "entry", ["api", "generate", "cli", "cli.generate", "cli.models", "cli.doctor", "cli.serve", "hub", "weights"]
+    "entry",
+    ["api", "generate", "cli", "cli.generate", "cli.models", "cli.bench", "cli.doctor", "cli.serve", "hub", "weights"],
 )
 def test_nothing_slow_is_imported_before_it_is_used(entry: str) -> None:
     assert entry in MODULES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import sys
@@ -12,18 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ..errors import InvalidRequest, MemoryLimit, ModelNotFound, Unavailable
+from ..errors import MemoryLimit, Unavailable
 from .errors import INTERRUPTED
 from .options import Number, Options, Width
 from .terminal import notice
 
 if TYPE_CHECKING:
-    from ..chips import Chip
-    from ..config import ModelConfig, QuantSpec
-    from ..predict import Prediction, Setting
+    from ..predict import Setting
     from .bench_run import Receipt, Run
 
-FOUR_BITS, UNPACKED = 4, 16
+UNPACKED = 16
+#: Tokens of context of a prediction.
+CONTEXT = 1024
 ELSEWHERE = (
     "the benchmarks beside other runtimes are in this project's repository and not in the package: clone it, and run"
     " `qwen3-mlx bench {name}` in its folder"
@@ -67,7 +66,7 @@ class Bench(click.Command):
     "contexts",
     type=Number(int, 1, hint="at least 1 token"),
     multiple=True,
-    help="Tokens of the prompt; may be given repeatedly for a measurement. Predicted: 1024.",
+    help=f"Tokens of the prompt; may be given repeatedly for a measurement. Predicted: {CONTEXT}.",
 )
 @click.option(
     "--batch",
@@ -109,7 +108,7 @@ def command(
             raise click.UsageError("--output keeps a measurement: leave it, or --predict, out", context)
         if len(contexts) > 1:
             raise click.UsageError("--predict takes one --context", context)
-        _predict(predict, model, bits, kv_bits, *contexts, rows=batch or 1, as_json=as_json)
+        _predict(predict, model, bits, _setting(kv_bits, contexts, batch), as_json)
         return
     if batch is not None:
         raise click.UsageError("--batch belongs to --predict: one stream is measured", context)
@@ -122,80 +121,21 @@ def command(
 # -- predictions -------------------------------------------------------------------------------------------------------
 
 
-def _predict(
-    chip: str, name: str | None, bits: int | None, kv_bits: int | None, length: int = 1024, *, rows: int, as_json: bool
-) -> None:
-    from .. import chips, predict
-    from ..released import RELEASED
+def _predict(chip: str, name: str | None, bits: int | None, setting: Setting, as_json: bool) -> None:
+    from . import bench_predict
     from . import bench_text as text
 
-    variants = chips.find(chip)
-    names = list(RELEASED) if name is None else [name]
-    shapes = {each: _shape(each, bits) for each in names}
-    setting = predict.Setting(kv_bits=kv_bits, context=length, rows=rows)
-    found = [
-        (
-            each,
-            {
-                model: predict.predict(config, each, dataclasses.replace(setting, spec=spec))
-                for model, (config, spec) in shapes.items()
-            },
-        )
-        for each in variants
-    ]
-    _, spec = shapes[names[0]]
+    found = bench_predict.forecasts(chip, name, bits, setting)
     if as_json:
-        print(json.dumps(_json(found, setting, shapes), indent=1))
+        print(json.dumps(bench_predict.to_json(found), indent=1))
     else:
-        text.predicted(found, setting, f"of {spec.bits} bits (groups of {spec.group_size})" if spec else "in bf16")
+        text.predicted(found)
 
 
-def _shape(name: str, bits: int | None) -> tuple[ModelConfig, QuantSpec | None]:
-    """A model's shape, and how its weights are packed: of a released one 4 bits, of a folder as it says."""
-    from .. import hub
-    from ..config import ModelConfig, QuantSpec
-    from ..released import RELEASED
+def _setting(kv_bits: int | None, contexts: tuple[int, ...], batch: int | None) -> Setting:
+    from ..predict import Setting
 
-    wanted = None if bits in (None, UNPACKED) else QuantSpec(cast(int, bits))
-    if (config := RELEASED.get(name.lower())) is not None:
-        return config, wanted if bits else QuantSpec(FOUR_BITS)
-    folder = hub.local(name)
-    if folder is None:
-        raise ModelNotFound(
-            f"{name} is not on this machine, and --predict downloads nothing: name its size ({', '.join(RELEASED)}) or"
-            " a folder"
-        )
-    config = ModelConfig.from_folder(folder)
-    if (own := config.quantization) is None:
-        return config, wanted
-    if bits not in (None, own.bits):
-        raise InvalidRequest(f"{name} is quantized already, to {own.bits} bits: leave --bits out", "bits")
-    return config, QuantSpec(own.bits, own.group_size, own.mode)
-
-
-def _json(
-    found: list[tuple[Chip, dict[str, Prediction]]],
-    setting: Setting,
-    shapes: dict[str, tuple[ModelConfig, QuantSpec | None]],
-) -> dict[str, Any]:
-    from .. import predict
-    from .bench_text import assumptions
-
-    def one(name: str, each: Prediction) -> dict[str, Any]:
-        spec = shapes[name][1]
-        row = {key: value for key, value in dataclasses.asdict(each).items() if key != "chip"}
-        return {"model": name, "weights": dataclasses.asdict(spec) if spec else None, **row}
-
-    return {
-        "kind": predict.LABEL,
-        "kv_bits": setting.kv_bits,
-        "context": setting.context,
-        "batch": setting.rows,
-        "assumptions": assumptions(setting),
-        "chips": [
-            {**dataclasses.asdict(chip), "models": [one(*each) for each in models.items()]} for chip, models in found
-        ],
-    }
+    return Setting(kv_bits=kv_bits, context=contexts[0] if contexts else CONTEXT, rows=batch or 1)
 
 
 # -- measurements ------------------------------------------------------------------------------------------------------

@@ -3,69 +3,56 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..chips import Chip, Limit
-from ..predict import FAST, LABEL, SLOW, Band, Prediction, Setting
+from ..predict import LABEL, Band, Setting
+from .bench_predict import Forecast, assumptions
 from .terminal import columns
 
 if TYPE_CHECKING:
     from .bench_run import Receipt, Sample
 
-#: Predictions of models, by their names.
-Predictions = Mapping[str, Prediction]
 
-
-def predicted(found: Sequence[tuple[Chip, Predictions]], setting: Setting, packed: str) -> None:
-    """A table for each variant of the chip; ``packed``: how the weights are, in words."""
+def predicted(found: Sequence[tuple[Chip, Sequence[Forecast]]]) -> None:
+    """A table for each variant of the chip."""
+    setting = found[0][1][0].setting
     print(f"{LABEL}: what memory bandwidth allows, and what of that to expect")
-    rows = "" if setting.rows == 1 else f", {setting.rows} rows, together"
-    cache = f"{setting.kv_bits} bits" if setting.kv_bits else "bf16"
-    print(f"weights {packed}, cache in {cache}, {setting.context:,} tokens of context{rows}")
+    print(_conditions(setting))
     for chip, models in found:
         cores, memory = _or(chip.gpu_cores), _or(chip.memory)
         print(f"\nApple {chip.name}, {cores} GPU cores: {chip.bandwidth} GB/s, {memory} GB")
         _table(chip, models)
     print()
-    for line in assumptions(setting):
-        print(line)
+    print(*assumptions(setting), sep="\n")
 
 
-def _table(chip: Chip, models: Predictions) -> None:
-    fitting = {name: each for name, each in models.items() if each.fits is not None}
+def _conditions(setting: Setting) -> str:
+    spec = setting.spec
+    weights = f"of {spec.bits} bits (groups of {spec.group_size})" if spec else "in bf16"
+    cache = f"{setting.kv_bits} bits" if setting.kv_bits else "bf16"
+    rows = f", {setting.rows} rows together" if setting.rows > 1 else ""
+    return f"weights {weights}, cache in {cache}, {setting.context:,} tokens of context{rows}"
+
+
+def _table(chip: Chip, models: Sequence[Forecast]) -> None:
+    fitting = [each for each in models if each.prediction.fits is not None]
     if fitting:
         head = ("MODEL", "READ A STEP", "LAUNCHES", "BOUND TOK/S", "PREDICTED", "FITS FROM")
-        lines = columns([head, *(_row(name, each) for name, each in fitting.items())])
-        print(*lines, sep="\n")
+        print(*columns([head, *map(_row, fitting)]), sep="\n")
     if len(models) == 1:
-        for each in models.values():
-            longest = (f"{memory} GB {tokens:,} tokens" for memory, tokens in each.longest.items() if tokens)
-            print(f"longest conversation: {', '.join(longest) or 'none: the model does not fit'}")
-    elif left := [name for name in models if name not in fitting]:
+        sizes = models[0].prediction.longest.items()
+        longest = [f"{memory} GB {tokens:,} tokens" for memory, tokens in sizes if tokens]
+        print(f"longest conversation: {', '.join(longest) or 'none: the model does not fit'}")
+    elif left := [each.model for each in models if each not in fitting]:
         print(f"does not fit in {chip.memory[-1]} GB: {', '.join(left)}")
 
 
-def _row(name: str, each: Prediction) -> tuple[str, ...]:
-    launches = "-" if each.launches is None else str(each.launches)
-    return name, size(each.read), launches, rate(each.bound), band(each.band), f"{each.fits} GB"
-
-
-def assumptions(setting: Setting) -> list[str]:
-    """What the numbers stand on."""
-    if setting.rows == 1:
-        how = (
-            f"predicted: {100 * SLOW.share:.0f} % of the bandwidth and {1e6 * SLOW.launch:g} us a launch, to"
-            f" {100 * FAST.share:.0f} % and {1e6 * FAST.launch:g} us; that holds what others have published of mlx-lm,"
-            " given its launches"
-        )
-    else:
-        how = "predicted: nothing for several rows, because nothing published says what they reach"
-    return [
-        how,
-        "fits: two thirds of up to 36 GB are for the GPU, three quarters of more",
-        "not in it: prompts, the host, a chip that throttles; measure with qwen3-mlx bench --model NAME",
-    ]
+def _row(each: Forecast) -> tuple[str, ...]:
+    found = each.prediction
+    launches = "-" if found.launches is None else str(found.launches)
+    return each.model, size(found.read), launches, rate(found.bound), band(found.band), f"{found.fits} GB"
 
 
 def measured(made: Receipt) -> None:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
+from ..chips import Limit
 from ..doctor.check import Checked, Held
-from ..doctor.machine import Limit, Machine, deterministic, mode
+from ..doctor.machine import Machine, deterministic, mode
 from ..doctor.receipt import Kernel, Receipt
 from ..doctor.sweep import Sweep
 from ..doctor.timing import STOCK

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..checkpoint import Checkpoint
+from ..chips import Limit
 from ..config import ModelConfig, QuantSpec
 from ..errors import CheckpointError, ModelNotFound
 from ..hub import EMBEDDED, local
@@ -19,7 +20,6 @@ from ..released import RELEASED
 from . import cases, catalogue, sweep, timing
 from .catalogue import ALONE, KV_BITS, Use
 from .check import Checked, check, spelled
-from .machine import Limit
 from .sweep import Sweep
 from .timing import Timing
 

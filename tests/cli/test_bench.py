@@ -18,11 +18,11 @@ import mlx.core as mx
 import pytest
 
 from qwen3_mlx import costs, predict, weights
+from qwen3_mlx.chips import Limit
 from qwen3_mlx.cli import bench_run, bench_text
 from qwen3_mlx.cli.bench_run import Run
 from qwen3_mlx.config import QuantSpec
 from qwen3_mlx.doctor import machine
-from qwen3_mlx.doctor.machine import Limit
 from qwen3_mlx.errors import InvalidRequest, MemoryLimit
 from qwen3_mlx.hub.names import embedded
 from qwen3_mlx.released import RELEASED
@@ -75,7 +75,7 @@ def test_a_model_that_fits_nowhere(command_line: CommandLine) -> None:
 
 def test_rows_together_have_a_bound_and_no_band(command_line: CommandLine) -> None:
     ran = command_line("bench", "--predict", "M4 Max 40", "--batch", "8")
-    assert "8 rows, together" in ran.out and "nothing for several rows" in ran.out
+    assert "8 rows together" in ran.out and "nothing for several rows" in ran.out
     row = next(line for line in ran.out.splitlines() if line.startswith("qwen3:30b-a3b"))
     assert row.split()[-3] == "-"
 
@@ -123,6 +123,7 @@ def test_a_prediction_needs_no_mlx() -> None:
         (("--predict", "M4", "--model", "qwen3:5b"), "did you mean"),
         (("--predict", "M4", "--output", "x.json"), "--output keeps a measurement"),
         (("--predict", "M4", "--context", "1", "--context", "2"), "--predict takes one --context"),
+        (("--predict", "M4", "--model", "qwen3:8b", "--context", "40961"), "qwen3:8b is made for 40,960 tokens of"),
         (("--predict", "M4", "--batch", "64"), "must be from 1 to 63"),
         (("--predict", "M4", "--bits", "7"), "must be one of 2, 3, 4, 5, 6, 8, 16"),
         (("--model", "demo", "--batch", "2"), "--batch belongs to --predict"),

@@ -8,8 +8,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from qwen3_mlx.chips import Limit
 from qwen3_mlx.doctor import machine as machines
-from qwen3_mlx.doctor.machine import Limit, deterministic, gpu_cores, machine, mode
+from qwen3_mlx.doctor.machine import deterministic, gpu_cores, machine, mode
 from qwen3_mlx.errors import InvalidRequest
 
 

@@ -1,0 +1,97 @@
+"""Which predictions `qwen3-mlx bench --predict` makes: the shapes of models that need no download, on a chip."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from .. import chips, hub, predict
+from ..chips import Chip
+from ..config import ModelConfig, QuantSpec
+from ..errors import InvalidRequest, ModelNotFound
+from ..predict import Prediction, Setting
+from ..released import RELEASED
+
+#: Bits of the official checkpoints that the names of released models stand for, and of weights that are not packed.
+FOUR_BITS, UNPACKED = 4, 16
+
+
+class Forecast(NamedTuple):
+    """What is predicted of one model."""
+
+    model: str
+    setting: Setting
+    prediction: Prediction
+
+
+def forecasts(chip: str, model: str | None, bits: int | None, setting: Setting) -> list[tuple[Chip, list[Forecast]]]:
+    """Of one model, or of all released ones, on every variant of a chip. Raises InvalidRequest for an unknown chip or a
+    model that has no such context or packing, ModelNotFound for one that is not on this machine."""
+    variants = chips.find(chip)
+    models = [(name, *_shape(name, bits)) for name in (RELEASED if model is None else [model])]
+    for name, config, _ in models:
+        if setting.context > config.max_position_embeddings:
+            raise InvalidRequest(
+                f"{name} is made for {config.max_position_embeddings:,} tokens of context, not {setting.context:,}",
+                "context",
+            )
+    asked = [(name, config, dataclasses.replace(setting, spec=spec)) for name, config, spec in models]
+    return [
+        (variant, [Forecast(name, its, predict.predict(config, variant, its)) for name, config, its in asked])
+        for variant in variants
+    ]
+
+
+def _shape(name: str, bits: int | None) -> tuple[ModelConfig, QuantSpec | None]:
+    """A model's shape, and how its weights are packed: of a released one 4 bits, of a folder as it says."""
+    wanted = None if bits is None or bits == UNPACKED else QuantSpec(bits)
+    if (config := RELEASED.get(name.lower())) is not None:
+        return config, wanted if bits else QuantSpec(FOUR_BITS)
+    folder = hub.local(name)
+    if folder is None:
+        raise ModelNotFound(
+            f"{name} is not on this machine, and --predict downloads nothing: name its size ({', '.join(RELEASED)}) or"
+            " a folder"
+        )
+    config = ModelConfig.from_folder(folder)
+    if (own := config.quantization) is None:
+        return config, wanted
+    if bits not in (None, own.bits):
+        raise InvalidRequest(f"{name} is quantized already, to {own.bits} bits: leave --bits out", "bits")
+    return config, QuantSpec(own.bits, own.group_size, own.mode)
+
+
+def assumptions(setting: Setting) -> list[str]:
+    """What the numbers stand on, in sentences."""
+    slow, fast = predict.SLOW, predict.FAST
+    how = (
+        f"predicted: {100 * slow.share:.0f} % of the bandwidth and {1e6 * slow.launch:g} us a launch, to"
+        f" {100 * fast.share:.0f} % and {1e6 * fast.launch:g} us; that holds what others have published of mlx-lm,"
+        " given its launches"
+    )
+    if setting.rows > 1:
+        how = "predicted: nothing for several rows, because nothing published says what they reach"
+    return [
+        how,
+        "fits: two thirds of up to 36 GB are for the GPU, three quarters of more",
+        "not in it: prompts, the host, a chip that throttles; measure with qwen3-mlx bench --model NAME",
+    ]
+
+
+def to_json(found: list[tuple[Chip, list[Forecast]]]) -> dict[str, Any]:
+    """All of it for ``json``, the chip's data and the assumptions included."""
+    setting = found[0][1][0].setting
+
+    def one(each: Forecast) -> dict[str, Any]:
+        spec = each.setting.spec
+        numbers = {key: value for key, value in dataclasses.asdict(each.prediction).items() if key != "chip"}
+        return {"model": each.model, "weights": dataclasses.asdict(spec) if spec else None, **numbers}
+
+    return {
+        "kind": predict.LABEL,
+        "kv_bits": setting.kv_bits,
+        "context": setting.context,
+        "batch": setting.rows,
+        "assumptions": assumptions(setting),
+        "chips": [{**dataclasses.asdict(chip), "models": list(map(one, models))} for chip, models in found],
+    }
