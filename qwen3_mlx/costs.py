@@ -168,13 +168,13 @@ def dispatches(
     config: ModelConfig, spec: QuantSpec | None, context: int, rows: int = 1, kv_bits: int | None = None
 ) -> int | None:
     """Kernels that a decode step launches on a Mac's GPU where all of ours are trusted, the drawing of a token not
-    included; weights packed as ``spec``; up to 63 ``rows`` of one group with ``context`` tokens each. ``None`` for
-    heads that our kernels do not take.
+    included; weights packed as ``spec``; ``rows`` of one group with ``context`` tokens each. ``None`` for heads that our
+    kernels do not take, and from 64 rows on, which nobody has counted.
 
     Counted from graphs (``benchmarks/dispatches.py``), which the tests hold this to.
     """
     sharing = config.num_attention_heads // config.num_key_value_heads
-    if config.head_dim not in (64, 128) or sharing not in (1, 2, 4, 5, 8, 16):
+    if config.head_dim not in (64, 128) or sharing not in (1, 2, 4, 5, 8, 16) or rows > 63:
         return None
     # two norms, two residuals, two projections, norm and RoPE; then keys and values are written, and attended to
     layer = 7 + (3 if kv_bits is None else 2 + _in_blocks(context, sharing, kv_bits))

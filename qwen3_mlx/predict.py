@@ -33,6 +33,8 @@ class Pace(NamedTuple):
 
 
 SLOW, FAST = Pace(0.75, 4e-6), Pace(0.90, 1e-6)
+#: Tokens of context where nobody says how many.
+CONTEXT = 1024
 #: Tokens of a prompt that go at a time where memory is short, and positions times heads that a GPU unpacks at a time:
 #: what the engine's admission reckons with.
 LEAST_CHUNK, UNPACKED = 64, 32768
@@ -52,7 +54,7 @@ class Setting:
 
     spec: QuantSpec | None = None
     kv_bits: int | None = None
-    context: int = 1024
+    context: int = CONTEXT
     rows: int = 1
 
 

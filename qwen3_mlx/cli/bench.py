@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ..errors import MemoryLimit, Unavailable
+from ..predict import CONTEXT, Setting
 from .errors import INTERRUPTED
 from .options import Number, Options, Width
 from .terminal import notice
 
 if TYPE_CHECKING:
-    from ..predict import Setting
     from .bench_run import Receipt, Run
 
+#: Bits that stand for weights which are not packed.
 UNPACKED = 16
-#: Tokens of context of a prediction.
-CONTEXT = 1024
 ELSEWHERE = (
     "the benchmarks beside other runtimes are in this project's repository and not in the package: clone it, and run"
     " `qwen3-mlx bench {name}` in its folder"
@@ -108,7 +107,8 @@ def command(
             raise click.UsageError("--output keeps a measurement: leave it, or --predict, out", context)
         if len(contexts) > 1:
             raise click.UsageError("--predict takes one --context", context)
-        _predict(predict, model, bits, _setting(kv_bits, contexts, batch), as_json)
+        setting = Setting(kv_bits=kv_bits, context=contexts[0] if contexts else CONTEXT, rows=batch or 1)
+        _predict(predict, model, bits, setting, as_json)
         return
     if batch is not None:
         raise click.UsageError("--batch belongs to --predict: one stream is measured", context)
@@ -130,12 +130,6 @@ def _predict(chip: str, name: str | None, bits: int | None, setting: Setting, as
         print(json.dumps(bench_predict.to_json(found), indent=1))
     else:
         text.predicted(found)
-
-
-def _setting(kv_bits: int | None, contexts: tuple[int, ...], batch: int | None) -> Setting:
-    from ..predict import Setting
-
-    return Setting(kv_bits=kv_bits, context=contexts[0] if contexts else CONTEXT, rows=batch or 1)
 
 
 # -- measurements ------------------------------------------------------------------------------------------------------

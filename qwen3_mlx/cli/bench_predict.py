@@ -11,9 +11,10 @@ from ..config import ModelConfig, QuantSpec
 from ..errors import InvalidRequest, ModelNotFound
 from ..predict import Prediction, Setting
 from ..released import RELEASED
+from .bench import UNPACKED
 
-#: Bits of the official checkpoints that the names of released models stand for, and of weights that are not packed.
-FOUR_BITS, UNPACKED = 4, 16
+#: As the official checkpoints are packed that the names of released models stand for.
+FOUR_BITS = QuantSpec(4, 64)
 
 
 class Forecast(NamedTuple):
@@ -46,7 +47,7 @@ def _shape(name: str, bits: int | None) -> tuple[ModelConfig, QuantSpec | None]:
     """A model's shape, and how its weights are packed: of a released one 4 bits, of a folder as it says."""
     wanted = None if bits is None or bits == UNPACKED else QuantSpec(bits)
     if (config := RELEASED.get(name.lower())) is not None:
-        return config, wanted if bits else QuantSpec(FOUR_BITS)
+        return config, wanted if bits else FOUR_BITS
     folder = hub.local(name)
     if folder is None:
         raise ModelNotFound(

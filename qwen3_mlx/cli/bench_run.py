@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import chips, costs, predict
+from .. import costs, predict
 from ..chips import Limit
 from ..config import QuantSpec
 from ..doctor import receipt as receipts
@@ -157,9 +157,8 @@ def _sample(
         median = statistics.median(decode)
         share = Limit(median / bound.high, median / bound.low)
         launches = costs.dispatches(config, spec, middle, kv_bits=model.kv_bits) if mode == "metal" else None
-        variants = chips.variants(machine.chip, machine.gpu_cores)
-        if launches is not None and len(variants) == 1:
-            predicted = predict.band(read, launches, variants[0].bandwidth)
+        if launches is not None and limit.low == limit.high:
+            predicted = predict.band(read, launches, limit.low)
     prefill = tuple(each.prefill_tps for each in timed)
     return Sample(context, ANSWER, prefill, decode, read, bound, share, predicted)
 
