@@ -112,7 +112,7 @@ def limit(device: str, gpu_cores: int | None) -> Limit | None:
 
 
 def working_set(memory: int) -> int:
-    """Bytes of ``memory`` (GB) that Metal recommends to take at most: two thirds of up to 36 GB, three quarters of
-    more. That is what machines report; recent versions of macOS allow more of 128 GB."""
-    share = 2 / 3 if memory <= 36 else 3 / 4
-    return int((memory << 30) * share)
+    """Bytes of ``memory`` (GB) that Metal recommends to take at most: two thirds of up to 32 GB, three quarters of
+    more. That is what machines of users report (the tests have a list); recent versions of macOS allow more of 128
+    GB."""
+    return (memory << 30) * 2 // 3 if memory <= 32 else (memory << 30) * 3 // 4

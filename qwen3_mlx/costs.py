@@ -168,8 +168,8 @@ def dispatches(
     config: ModelConfig, spec: QuantSpec | None, context: int, rows: int = 1, kv_bits: int | None = None
 ) -> int | None:
     """Kernels that a decode step launches on a Mac's GPU where all of ours are trusted, the drawing of a token not
-    included; weights packed as ``spec``; ``rows`` of one group with ``context`` tokens each. ``None`` for heads that our
-    kernels do not take, and from 64 rows on, which nobody has counted.
+    included; weights packed as ``spec``; ``rows`` of one group with ``context`` tokens each. ``None`` for heads that
+    our kernels do not take, and from 64 rows on, which nobody has counted.
 
     Counted from graphs (``benchmarks/dispatches.py``), which the tests hold this to.
     """

@@ -93,7 +93,9 @@ def test_the_limit_of_a_machine(device: str, cores: int | None, expected: tuple[
     assert limit(device, cores) == (None if expected is None else Limit(*expected))
 
 
-def test_what_metal_recommends() -> None:
-    """As machines of 16 and 64 GB report it: 10.67 and 48 GB."""
-    assert chips.working_set(16) / 2**30 == pytest.approx(10.67, abs=0.01)
-    assert chips.working_set(64) == 48 << 30
+@pytest.mark.parametrize(
+    ("memory", "reported"), [(16, 10922.67), (32, 21845.34), (36, 27648.0), (64, 49152.0), (96, 73728.0)]
+)
+def test_what_metal_recommends(memory: int, reported: float) -> None:
+    """``recommendedMaxWorkingSetSize`` in MB (2^20 bytes) as users of llama.cpp have posted it of such machines."""
+    assert chips.working_set(memory) / 2**20 == pytest.approx(reported, abs=0.01)

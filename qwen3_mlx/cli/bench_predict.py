@@ -74,7 +74,7 @@ def assumptions(setting: Setting) -> list[str]:
         how = "predicted: nothing for several rows, because nothing published says what they reach"
     return [
         how,
-        "fits: two thirds of up to 36 GB are for the GPU, three quarters of more",
+        "fits: two thirds of up to 32 GB are for the GPU, three quarters of more",
         "not in it: prompts, the host, a chip that throttles; measure with qwen3-mlx bench --model NAME",
     ]
 
