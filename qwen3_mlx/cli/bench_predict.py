@@ -71,7 +71,10 @@ def assumptions(setting: Setting) -> list[str]:
         " given its launches"
     )
     if setting.rows > 1:
-        how = "predicted: nothing for several rows, because nothing published says what they reach"
+        how = (
+            "bound: rows choose experts at random, those that say alike read fewer; predicted: nothing for several rows,"
+            " because nothing published says what they reach"
+        )
     return [
         how,
         "fits: two thirds of up to 32 GB are for the GPU, three quarters of more",
