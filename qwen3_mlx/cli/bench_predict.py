@@ -72,8 +72,8 @@ def assumptions(setting: Setting) -> list[str]:
     )
     if setting.rows > 1:
         how = (
-            "bound: rows choose experts at random, those that say alike read fewer; predicted: nothing for several rows,"
-            " because nothing published says what they reach"
+            "bound: rows choose experts at random, and read fewer where they say alike; predicted: nothing for several"
+            " rows, because nothing published says what they reach"
         )
     return [
         how,

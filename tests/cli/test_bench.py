@@ -29,6 +29,7 @@ from qwen3_mlx.released import RELEASED
 from tests.doctor.findings import MAC
 
 from .conftest import CommandLine
+from .terminal import CTRL_C, Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 without_metal = pytest.mark.skipif(mx.metal.is_available(), reason="needs a machine without Metal")
@@ -241,6 +242,15 @@ def test_it_can_be_stopped(
     ran = command_line("bench", "--model", "demo", "--output", str(path))
     assert (ran.status, ran.out) == (130, "") and not list(tmp_path.iterdir())
     assert ran.err == "interrupted: 2 runs were measured; no receipt was written\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals here")
+def test_ctrl_c_in_a_terminal() -> None:
+    with Terminal("-m", "qwen3_mlx.cli", "bench", "--model", "demo") as terminal:
+        terminal.wait_for("256 tokens")  # on the bar
+        terminal.press(CTRL_C)
+        assert terminal.wait_exit() == 130
+        assert "interrupted: " in terminal.text and "Traceback" not in terminal.text
 
 
 def test_a_model_that_does_not_fit(command_line: CommandLine, short: None, monkeypatch: pytest.MonkeyPatch) -> None:
