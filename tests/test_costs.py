@@ -271,6 +271,8 @@ def test_launches_of_released_models() -> None:
     moe, dense = (ModelConfig.from_dict(RELEASED[f"Qwen3-{name}"]) for name in ("30B-A3B", "8B"))
     assert costs.dispatches(moe, QuantSpec(4, 64), 1000) == 48 * 14 + 5 == 677
     assert costs.dispatches(dense, QuantSpec(4, 64), 1000) == 36 * 13 + 5 == 473
+    assert costs.dispatches(moe, QuantSpec(4, 64), 1000, kv_bits=8) == 678
+    assert costs.dispatches(dense, QuantSpec(4, 64), 1000, kv_bits=8) == 474
     assert costs.dispatches(moe, QuantSpec(4, 64), 1000, rows=64) is None
     assert costs.dispatches(replace(dense, head_dim=96), QuantSpec(4, 64), 1000) is None
     assert costs.dispatches(replace(dense, num_attention_heads=24), QuantSpec(4, 64), 1000) is None
