@@ -24,7 +24,8 @@ from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.kernels.deterministic import deterministic
 from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 
-from .host_graph import MODELS, one_node, ours, peer
+from .host_graph import MODELS, ours, peer
+from .nodes import one_node
 
 VIEWS = {
     "Broadcast",

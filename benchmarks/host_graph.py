@@ -1,16 +1,17 @@
 """Host time to build one decode step's graph, nothing evaluated, against mlx-lm.
 
-    python -m benchmarks.host_graph [--runs 200] [--position 1000] [--batch 1]
+    python -m benchmarks.host_graph [--runs 200] [--position 1000] [--batch 1] [--model 8B]
 
-On a GPU this work in Python hides behind the computation only as long as it is shorter. It depends on the number of
+On a GPU this work of the host hides behind the computation only as long as it is shorter. It depends on the number of
 layers and not on their widths, so the models here have the released layer counts, head ratios and numbers of experts,
 and small widths. Rows of a batch differ in length, as those of running requests do. Each is measured in three settings:
 
 - ``cpu``: float weights on this machine, each side as it would run here;
-- ``mx.fast``: 4-bit weights and a GPU's operations (on a CPU each ``mx.fast`` call unfolds into many nodes);
-- ``one node``: the same with every such call replaced by a single node on both sides, which is the closest to a GPU's
-  graph that a CPU can build. Our Metal kernels are not in it: MLX builds their nodes for a GPU only.
+- ``stock``: 4-bit weights and a GPU's operations, ours without its Metal kernels, every operation that is one kernel on
+  a GPU (and many nodes on a CPU) as one node on both sides (:mod:`benchmarks.nodes`);
+- ``kernels``: the same, ours with its Metal kernels, each as one node with its inputs and outputs.
 
+The sides take turns, ten steps each: a step comes after one of its own side, as it does where answers are written.
 Beside them stands what the step of the released model takes on an M4 Max at least: its bytes (4-bit weights, experts as
 often as rows choose them at random, a bf16 cache at ``--position``) at 546 GB/s. That is computed, not measured.
 """
@@ -23,9 +24,8 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -38,12 +38,14 @@ from qwen3_mlx.config import ModelConfig, QuantSpec
 from qwen3_mlx.costs import bytes_by_role, step_bytes
 from qwen3_mlx.engine.step import DecodeStep
 from qwen3_mlx.kernels import Kernels, Lengths, resolve
-from qwen3_mlx.kernels.dispatch import on_stock
+from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.linear import QuantizedEmbedding, QuantizedLinear, QuantizedSwitchLinear
 from qwen3_mlx.model.qwen3 import Qwen3
 from qwen3_mlx.names import groups
 from qwen3_mlx.released import RELEASED
+
+from .nodes import kernel_nodes, one_node
 
 _COMMON = {
     "hidden_size": 128,
@@ -77,7 +79,16 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
     },
+    "32B": {
+        **_COMMON,
+        "model_type": "qwen3",
+        "num_hidden_layers": 64,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    },
 }
+SETTINGS = ("cpu", "stock", "kernels")
+TURN = 10  # steps of one side before it is the other's turn
 
 
 def weights(config: ModelConfig, dtype: mx.Dtype) -> dict[str, mx.array]:
@@ -223,50 +234,30 @@ class _Step:
         return spent * 1e3
 
 
-def _elementwise(node: Callable[[mx.array], mx.array]) -> Callable[..., mx.array]:
-    return lambda x, *_, **__: node(x)
-
-
-def _dequantized(
-    w: mx.array, scales: mx.array, biases: Any = None, group_size: int = 64, bits: int = 4, **_: Any
-) -> Any:
-    return mx.ceil(mx.broadcast_to(scales[..., :1], (*w.shape[:-1], w.shape[-1] * 32 // bits)))
-
-
-#: What stands in for an operation that is one kernel on a GPU: a node that nothing else in these models makes.
-STAND_INS: dict[tuple[Any, str], Callable[..., mx.array]] = {
-    (mx.fast, "rms_norm"): _elementwise(mx.negative),
-    (mx.fast, "rope"): _elementwise(mx.floor),
-    (mx.fast, "scaled_dot_product_attention"): _elementwise(mx.sign),
-    (mx, "dequantize"): _dequantized,
-}
-
-
-@contextlib.contextmanager
-def one_node() -> Iterator[None]:
-    """Every operation that is one kernel on a GPU, and many nodes on a CPU, as a single node of the right shape."""
-    with contextlib.ExitStack() as stack:
-        for (module, name), stand_in in STAND_INS.items():
-            stack.enter_context(mock.patch.object(module, name, stand_in))
-        yield
+def policy(setting: str) -> Kernels:
+    """What our side runs on in a setting; its kernels are taken as verified."""
+    if setting == "cpu":
+        return resolve("reference")
+    stock = on_stock("metal")
+    return on_metal(stock, lambda *_: True) if setting == "kernels" else stock
 
 
 def compare(name: str, setting: str, runs: int, position: int, batch: int) -> dict[str, Any]:
     """Medians of both sides, measured in turn."""
-    config = ModelConfig.from_dict(MODELS[name])
-    packed = setting != "cpu"
-    sides = {
-        "qwen3-mlx": ours(config, on_stock("metal") if packed else resolve("reference"), packed, position, batch=batch),
-        "mlx-lm": peer(MODELS[name], config, packed, position, batch=batch),
-    }
-    seen: dict[str, list[float]] = {side: [] for side in sides}
-    with one_node() if setting == "one node" else contextlib.nullcontext():
+    config, packed = ModelConfig.from_dict(MODELS[name]), setting != "cpu"
+    dtype = mx.bfloat16 if packed else mx.float32
+    with one_node() if packed else contextlib.nullcontext(), kernel_nodes():
+        sides = {
+            "qwen3-mlx": ours(config, policy(setting), packed, position, dtype=dtype, batch=batch),
+            "mlx-lm": peer(MODELS[name], config, packed, position, dtype=dtype, batch=batch),
+        }
+        seen: dict[str, list[float]] = {side: [] for side in sides}
         gc.disable()
-        for run in range(runs + 20):
+        for turn in range(-(-runs // TURN) + 2):
             for side, step in sides.items():
-                spent = step()
-                if run >= 20:
-                    seen[side].append(spent)
+                spent = [step() for _ in range(TURN)]
+                if turn >= 2:
+                    seen[side] += spent
         gc.enable()
     mine, theirs = (statistics.median(seen[side]) for side in sides)
     times = {"qwen3-mlx ms": mine, "mlx-lm ms": theirs, "ratio": mine / theirs}
@@ -285,16 +276,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--position", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--model", choices=MODELS, action="append")
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
     args = parser.parse_args()
-    for name in MODELS:
-        for setting in ("cpu", "mx.fast", "one node"):
+    for name in args.model or MODELS:
+        for setting in SETTINGS:
             row = compare(name, setting, args.runs, args.position, args.batch)
             if args.json:
                 print(json.dumps(row))
             else:
                 print(
-                    "{model:8} {setting:9} qwen3-mlx {qwen3-mlx ms:5.2f} ms   mlx-lm {mlx-lm ms:5.2f} ms".format(**row),
+                    "{model:8} {setting:8} qwen3-mlx {qwen3-mlx ms:5.2f} ms   mlx-lm {mlx-lm ms:5.2f} ms".format(**row),
                     end="",
                 )
                 print(f"   {row['ratio']:.2f}x   M4 Max {row['M4 Max ms']:5.2f} ms at least")
