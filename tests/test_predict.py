@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3_mlx import costs, predict
@@ -73,7 +73,7 @@ def test_the_band_holds_what_was_published(
     assert low <= speed <= high < predict.bound(read, on.bandwidth), source
 
 
-settings = st.builds(
+runs = st.builds(
     Setting,
     spec=st.sampled_from([FOUR, QuantSpec(8, 64), QuantSpec(3, 64), QuantSpec(4, 32, "mxfp4"), None]),
     kv_bits=st.sampled_from([None, 8, 4]),
@@ -84,7 +84,8 @@ models = st.sampled_from(sorted(RELEASED))
 chips = st.sampled_from(CHIPS)
 
 
-@given(model=models, chip=chips, setting=settings, more=st.integers(1, 40_000))
+@settings(deadline=None)
+@given(model=models, chip=chips, setting=runs, more=st.integers(1, 40_000))
 def test_more_context_is_never_faster_and_never_fits_better(
     model: str, chip: Chip, setting: Setting, more: int
 ) -> None:
@@ -99,7 +100,8 @@ def test_more_context_is_never_faster_and_never_fits_better(
         assert long.fits >= short.fits
 
 
-@given(model=models, chip=chips, setting=settings)
+@settings(deadline=None)
+@given(model=models, chip=chips, setting=runs)
 def test_fewer_bits_are_never_slower(model: str, chip: Chip, setting: Setting) -> None:
     """In bytes: a band may fall where fewer bits take more launches (3 bits in a MoE)."""
     read = [
@@ -114,7 +116,8 @@ def test_fewer_bits_are_never_slower(model: str, chip: Chip, setting: Setting) -
     assert [each.bound for each in caches] == sorted((each.bound for each in caches), reverse=True)
 
 
-@given(model=models, chip=chips, setting=settings)
+@settings(deadline=None)
+@given(model=models, chip=chips, setting=runs)
 def test_rows_share_what_they_read(model: str, chip: Chip, setting: Setting) -> None:
     """More rows never take less of a step, nor give fewer tokens/s together; only one alone has a band, inside the
     bound."""
@@ -126,7 +129,8 @@ def test_rows_share_what_they_read(model: str, chip: Chip, setting: Setting) -> 
     assert one.band is not None and 0 < one.band.low < one.band.high < one.bound
 
 
-@given(model=models, chip=chips, setting=settings)
+@settings(deadline=None)
+@given(model=models, chip=chips, setting=runs)
 def test_what_is_said_to_fit_does(model: str, chip: Chip, setting: Setting) -> None:
     alone = replace(setting, rows=1)
     found = predict.predict(RELEASED[model], chip, alone)
