@@ -3,7 +3,7 @@
 A decode step reads :func:`qwen3_mlx.costs.step_bytes` and launches :func:`qwen3_mlx.costs.dispatches` kernels.
 
 - The **bound** is what memory bandwidth alone allows: no step takes less time than its bytes at the bandwidth that
-  Apple publishes for the chip.
+  Apple publishes for the chip, unless they are so few that the chip's caches hold them (``CACHES``).
 - The **band**, of one row alone: its bytes at 75 % of that bandwidth and 4 us a launch (low), or at 90 % and 1 us
   (high). These four numbers are no measurements of this project. They were chosen so that the band holds what others
   have published of mlx-lm and runtimes on it, given *their* launches (``tests/test_predict.py`` has the list).
@@ -23,6 +23,9 @@ from .chips import Chip, working_set
 from .config import ModelConfig, QuantSpec
 
 LABEL = "a model, not a measurement"
+#: Bytes that the caches of a chip may hold (the largest are said to have 96 MB): what is read of so few again and again
+#: does not come from memory, whose bandwidth then bounds nothing.
+CACHES = 100_000_000
 
 
 class Pace(NamedTuple):

@@ -25,7 +25,11 @@ class Forecast(NamedTuple):
     prediction: Prediction
 
 
-def forecasts(chip: str, model: str | None, bits: int | None, setting: Setting) -> list[tuple[Chip, list[Forecast]]]:
+#: What is predicted on each variant of a chip.
+Found = list[tuple[Chip, list[Forecast]]]
+
+
+def forecasts(chip: str, model: str | None, bits: int | None, setting: Setting) -> Found:
     """Of one model, or of all released ones, on every variant of a chip. Raises InvalidRequest for an unknown chip or a
     model that has no such context or packing, ModelNotFound for one that is not on this machine."""
     variants = chips.find(chip)
@@ -62,8 +66,11 @@ def _shape(name: str, bits: int | None) -> tuple[ModelConfig, QuantSpec | None]:
     return config, QuantSpec(own.bits, own.group_size, own.mode)
 
 
-def assumptions(setting: Setting) -> list[str]:
-    """What the numbers stand on, in sentences."""
+SMALL = "a model this small may stay in the chip's caches, which memory bandwidth does not bound"
+
+
+def assumptions(setting: Setting, least: float) -> list[str]:
+    """What the numbers stand on, in sentences; ``least``: bytes that a step reads of the smallest model."""
     slow, fast = predict.SLOW, predict.FAST
     how = (
         f"predicted: {100 * slow.share:.0f} % of the bandwidth and {1e6 * slow.launch:g} us a launch, to"
@@ -76,15 +83,21 @@ def assumptions(setting: Setting) -> list[str]:
             " rows, because nothing published says what they reach"
         )
     return [
+        *([SMALL] if least < predict.CACHES else []),
         how,
         "fits: two thirds of up to 32 GB are for the GPU, three quarters of more",
         "not in it: prompts, the host, a chip that throttles; measure with qwen3-mlx bench --model NAME",
     ]
 
 
-def to_json(found: list[tuple[Chip, list[Forecast]]]) -> dict[str, Any]:
+def smallest(found: Found) -> float:
+    """Bytes that a step reads of the smallest model."""
+    return min(each.prediction.read for _, models in found for each in models)
+
+
+def to_json(found: Found) -> dict[str, Any]:
     """All of it for ``json``, the chip's data and the assumptions included."""
-    setting = found[0][1][0].setting
+    setting, least = found[0][1][0].setting, smallest(found)
 
     def one(each: Forecast) -> dict[str, Any]:
         spec = each.setting.spec
@@ -96,6 +109,6 @@ def to_json(found: list[tuple[Chip, list[Forecast]]]) -> dict[str, Any]:
         "kv_bits": setting.kv_bits,
         "context": setting.context,
         "batch": setting.rows,
-        "assumptions": assumptions(setting),
+        "assumptions": assumptions(setting, least),
         "chips": [{**dataclasses.asdict(chip), "models": list(map(one, models))} for chip, models in found],
     }

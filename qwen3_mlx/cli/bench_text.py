@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..chips import Chip, Limit
-from ..predict import LABEL, Band, Setting
-from .bench_predict import Forecast, assumptions
+from ..predict import CACHES, LABEL, Band, Setting
+from .bench_predict import SMALL, Forecast, Found, assumptions, smallest
 from .terminal import columns
 
 if TYPE_CHECKING:
     from .bench_run import Receipt, Sample
 
 
-def predicted(found: Sequence[tuple[Chip, Sequence[Forecast]]]) -> None:
+def predicted(found: Found) -> None:
     """A table for each variant of the chip."""
     setting = found[0][1][0].setting
     print(f"{LABEL}: what memory bandwidth allows, and what of that to expect")
@@ -25,7 +25,7 @@ def predicted(found: Sequence[tuple[Chip, Sequence[Forecast]]]) -> None:
         print(f"\nApple {chip.name}, {cores} GPU cores: {chip.bandwidth} GB/s, {memory} GB")
         _table(chip, models)
     print()
-    print(*assumptions(setting), sep="\n")
+    print(*assumptions(setting, smallest(found)), sep="\n")
 
 
 def _conditions(setting: Setting) -> str:
@@ -74,6 +74,8 @@ def measured(made: Receipt) -> None:
         why = "its memory bandwidth is not known" if machine.metal else "it has no Apple GPU"
         print(f"no bound is known for this machine: {why}")
         return
+    if min(each.read for each in made.samples) < CACHES:
+        print(SMALL)
     print(f"bound: {span(machine.bandwidth, '{:g}')} GB/s by the bytes read; predicted: {LABEL}")
 
 

@@ -44,6 +44,7 @@ def test_all_models_on_both_variants_of_a_chip(command_line: CommandLine) -> Non
     assert ran.out.startswith("a model, not a measurement: ")
     first, *variants, last = ran.out.split("\n\n")
     assert "weights of 4 bits (groups of 64), cache in bf16, 1,024 tokens of context" in first
+    assert "this small" not in last
     assert "75 % of the bandwidth and 4 us a launch, to 90 % and 1 us" in last
     assert [each.splitlines()[0] for each in variants] == [
         "Apple M4 Max, 32 GPU cores: 410 GB/s, 36 GB",
@@ -101,7 +102,7 @@ def test_the_packing_of_a_folder_is_its_own(command_line: CommandLine, tmp_path:
     ran = command_line("bench", "--predict", "M2", "--model", str(tmp_path), "--bits", "4")
     assert ran.status == 2 and "is quantized already, to 8 bits" in ran.err
     ran = command_line("bench", "--predict", "M2", "--model", "demo")
-    assert ran.status == 0 and "weights in bf16" in ran.out
+    assert ran.status == 0 and "weights in bf16" in ran.out and "\n\na model this small may stay" in ran.out
     ran = command_line("bench", "--predict", "M2", "--model", "demo", "--bits", "6")
     assert "weights of 6 bits" in ran.out
 
@@ -207,6 +208,7 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_mac_has_a_bound_and_a_share_of_it(command_line: CommandLine, short: None, mac: None) -> None:
     ran = command_line("bench", "--model", "demo", "--context", "8")
     assert "on Apple M4 Max, 40 GPU cores, macOS 15.5, mlx 0.32.4\n" in ran.out
+    assert "a model this small may stay in the chip's caches" in ran.out
     assert "BOUND  OF BOUND" in ran.out and "546 GB/s by the bytes read; predicted: a model, not a meas" in ran.out
     assert "run it again with --output receipt.json and attach that to an issue" in ran.err
     (each,) = bench_run.from_json(command_line("bench", "--model", "demo", "--context", "8", "--json").out).samples
