@@ -168,6 +168,11 @@ class Qwen3:
         mx.eval(logits)  # another thread could not
         return logits
 
+    @property
+    def weight_bytes(self) -> costs.Parameters:
+        """Bytes that the weights take here, by role."""
+        return self._model.held()
+
     # -- text ----------------------------------------------------------------------------------------------------
 
     def render(self, messages: Messages, thinking: bool = True, tools: Tools | None = None) -> str:
