@@ -1,1 +1,1 @@
-"""Side-by-side measurements. Run one as ``python -m benchmarks.NAME``; each prints medians and a ratio."""
+"""What is measured and counted of this project. ``python -m benchmarks`` lists all that there is."""

@@ -8,22 +8,41 @@ flush as it comes.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from qwen3_mlx import hub
+from qwen3_mlx.errors import QwenError
 
-from .sides import interleave, report
+from .frame import Bench, benchmark
+from .results import OURS, Measured, Quantity
+from .sides import interleave
 
 PROMPT = "How many r are in strawberries?"
+FIRST = Quantity("command to first token", "s", "command")
+
+
+class CommandFailed(QwenError):
+    """A command under measurement that did not do what it was to."""
+
+
+@benchmark(runs=15)
+def main(bench: Bench) -> Iterator[Measured]:
+    folder = str(bench.folder)
+    script = str(Path(sys.executable).parent / "mlx_lm.generate")
+    ours = [sys.executable, "-m", "qwen3_mlx.generate", PROMPT, "--model", folder, "--max-tokens", "16"]
+    peer = [script, "--model", folder, "--prompt", PROMPT, "--max-tokens", "16"]
+    sides = {OURS: partial(first_byte, ours), "mlx-lm": partial(first_byte, peer)}
+    yield FIRST.row("generate", interleave(sides, bench.runs))
 
 
 def first_byte(command: list[str]) -> float:
-    """Seconds from start to the first byte on stdout or stderr; the process is then left to end by itself."""
+    """Seconds from start to the first byte on stdout or stderr; the process is then left to end by itself. Raises
+    CommandFailed, with what it said, if it does not succeed."""
     begun = time.perf_counter()
     reader, writer = os.pipe()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
@@ -33,22 +52,10 @@ def first_byte(command: list[str]) -> float:
         seconds = time.perf_counter() - begun
         rest = b"".join(iter(lambda: pipe.read(65536), b""))
     if process.wait() != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{(first + rest).decode(errors='replace')}")
+        said = (first + rest).decode(errors="replace").strip()
+        raise CommandFailed(f"{' '.join(command[:3])} ... failed: {said[-500:]}")
     return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--model", default="demo")
-    args = parser.parse_args()
-    folder = str(hub.resolve(args.model))
-    script = str(Path(sys.executable).parent / "mlx_lm.generate")
-    ours = [sys.executable, "-m", "qwen3_mlx.generate", PROMPT, "--model", args.model, "--max-tokens", "16"]
-    peer = [script, "--model", folder, "--prompt", PROMPT, "--max-tokens", "16"]
-    seen = interleave({"qwen3-mlx": lambda: first_byte(ours), "mlx-lm": lambda: first_byte(peer)}, args.runs)
-    report("command to first token", "s", seen, "qwen3-mlx", "mlx-lm", more_is_better=False)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

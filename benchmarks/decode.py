@@ -1,66 +1,56 @@
-"""Single-stream decode, tokens per second: our engine against ``mlx_lm.stream_generate`` on the same folder.
+"""How fast one answer grows: ours against the peers, by the tokens of context before it.
 
-    python -m benchmarks.decode [--runs 15] [--model demo] [--peer-float32]
+    python -m benchmarks.decode [--contexts 0,1024,4096] [--runs 5] [--model demo] [--peer-float32]
 
-Both sides decode greedily the same thought about a long word; the clock runs from the first token to the last. mlx-lm
-runs the checkpoint in the precision it is stored in, ours in float32 on a CPU device: ``--peer-float32`` gives mlx-lm
-the same (on a CPU it must have it for a MoE, for which MLX has no bf16 gather there).
+All sides decode greedily the same number of tokens behind the same context; the clock runs from the first token to the
+last. The keys and values of a context are random numbers, the same for all (llama.cpp computes those of a prompt): what
+a step takes does not depend on them, and computing long ones takes a CPU minutes. A copy of the checkpoint's folder is
+used in which no answer ends by itself, and which allows contexts beyond the model's. mlx-lm runs the checkpoint in the
+precision it is stored in, ours in float32 on a CPU: --peer-float32 gives mlx-lm the same (on a CPU it must have it for
+a MoE, for which MLX has no bf16 gather there).
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
-from qwen3_mlx import Finished, Qwen3, SamplingParams, hub
+import click
 
-from .sides import interleave, report
+from qwen3_mlx.text.tokenizer import Tokenizer
 
-PROMPT = "How many r are in counterrevolutionaries?"
+from .folders import adapted, prompt
+from .frame import Bench, Numbers, benchmark
+from .results import Measured, Quantity
+from .runtimes import opened
+from .sides import interleave
+
+CONTEXTS = "0,256,1024,4096,16384,32768"
+DECODE = Quantity("decode", "tokens/s", "tokens of context", more_is_better=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--tokens", type=int, default=400)
-    parser.add_argument("--peer-float32", action="store_true")
-    args = parser.parse_args()
-
-    import mlx.core as mx
-    from mlx_lm import load, stream_generate
-
-    folder = hub.resolve(args.model)
-    q = Qwen3.load(args.model)
-    model, tokenizer = load(str(folder))
-    if args.peer_float32:
-        model.set_dtype(mx.float32)
-    prompt = q.encode([{"role": "user", "content": PROMPT}])
-    counts: dict[str, int] = {}
-
-    def ours() -> float:
-        begun = tokens = 0
-        params = SamplingParams(temperature=0, max_tokens=args.tokens)
-        for event in q.stream(PROMPT, params=params):
-            begun = begun or time.perf_counter()
-            if isinstance(event, Finished):
-                tokens = event.usage.completion_tokens
-        counts["qwen3-mlx"] = tokens
-        return (tokens - 1) / (time.perf_counter() - begun)
-
-    def peer() -> float:
-        begun = tokens = 0
-        for response in stream_generate(model, tokenizer, prompt, max_tokens=args.tokens):
-            begun = begun or time.perf_counter()
-            tokens = response.generation_tokens
-        counts["mlx-lm"] = tokens
-        return (tokens - 1) / (time.perf_counter() - begun)
-
-    seen = interleave({"qwen3-mlx": ours, "mlx-lm": peer}, args.runs, warmup=2)
-    report("decode", "tokens/s", seen, "qwen3-mlx", "mlx-lm", more_is_better=True)
-    print(f"  tokens generated: {counts}")
-    q.close()
+@benchmark(runs=5, peers=("mlx-lm", "llama.cpp"))
+@click.option("--contexts", type=Numbers(0), default=CONTEXTS, show_default=True, help="Tokens before the answer.")
+@click.option("--tokens", type=click.IntRange(2), default=100, show_default=True, help="Length of the answer.")
+@click.option("--peer-float32", is_flag=True, help="mlx-lm in float32.")
+def main(bench: Bench, contexts: tuple[int, ...], tokens: int, peer_float32: bool) -> Iterator[Measured]:
+    room = max(contexts) + tokens + 1
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = adapted(bench.folder, Path(scratch), context=room, endless=True)
+        tokenizer = Tokenizer.from_folder(folder)
+        shared = {"gguf": bench.gguf, "context": room, "float32": peer_float32, "cached": True}
+        with opened(folder, bench.peers, **shared) as runtimes:
+            for context in contexts:
+                ids = prompt(tokenizer, context + 1, context)  # the last token is what the first step is fed
+                for side in runtimes:
+                    side.fill(ids)
+                yield DECODE.row(
+                    context, interleave({side.name: partial(side.decode, ids, tokens) for side in runtimes}, bench.runs)
+                )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

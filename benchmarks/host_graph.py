@@ -1,6 +1,6 @@
 """Host time to build one decode step's graph, nothing evaluated, against mlx-lm.
 
-    python -m benchmarks.host_graph [--runs 200] [--position 1000] [--batch 1] [--model 8B]
+    python -m benchmarks.host_graph [--runs 20] [--position 1000] [--batch 1] [--model 8B]
 
 On a GPU this work of the host hides behind the computation only as long as it is shorter. It depends on the number of
 layers and not on their widths, so the models here have the released layer counts, head ratios and numbers of experts,
@@ -11,22 +11,24 @@ and small widths. Rows of a batch differ in length, as those of running requests
   a GPU (and many nodes on a CPU) as one node on both sides (:mod:`benchmarks.nodes`);
 - ``kernels``: the same, ours with its Metal kernels, each as one node with its inputs and outputs.
 
-The sides take turns, ten steps each: a step comes after one of its own side, as it does where answers are written.
+The sides take turns, ten steps each, whose median is a sample: a step comes after one of its own side, as it does where
+answers are written.
 Beside them stands what the step of the released model takes on an M4 Max at least: its bytes (4-bit weights, experts as
 often as rows choose them at random, a bf16 cache at ``--position``) at 546 GB/s. That is computed, not measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import functools
 import gc
-import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import click
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
@@ -45,7 +47,15 @@ from qwen3_mlx.model.qwen3 import Qwen3
 from qwen3_mlx.names import groups
 from qwen3_mlx.released import RELEASED
 
+from .frame import Bench, benchmark
 from .nodes import kernel_nodes, one_node
+from .results import OURS, Measured, Quantity
+from .sides import interleave
+
+BUILD = Quantity("host time to build a decode step's graph", "ms", "model and setting")
+BOUND = Quantity(
+    "the least that such a step takes on an M4 Max: its bytes at 546 GB/s", "ms", "model", kind="predicted"
+)
 
 _COMMON = {
     "hidden_size": 128,
@@ -88,7 +98,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 SETTINGS = ("cpu", "stock", "kernels")
-TURN = 10  # steps of one side before it is the other's turn
+TURN = 10  # steps of one side before it is the other's
 
 
 def weights(config: ModelConfig, dtype: mx.Dtype) -> dict[str, mx.array]:
@@ -242,26 +252,24 @@ def policy(setting: str) -> Kernels:
     return on_metal(stock, lambda *_: True) if setting == "kernels" else stock
 
 
-def compare(name: str, setting: str, runs: int, position: int, batch: int) -> dict[str, Any]:
-    """Medians of both sides, measured in turn."""
+def compare(name: str, setting: str, runs: int, position: int, batch: int) -> dict[str, list[float]]:
+    """Milliseconds of both sides, measured in turn: of each turn the median step."""
     config, packed = ModelConfig.from_dict(MODELS[name]), setting != "cpu"
     dtype = mx.bfloat16 if packed else mx.float32
     with one_node() if packed else contextlib.nullcontext(), kernel_nodes():
         sides = {
-            "qwen3-mlx": ours(config, policy(setting), packed, position, dtype=dtype, batch=batch),
+            OURS: ours(config, policy(setting), packed, position, dtype=dtype, batch=batch),
             "mlx-lm": peer(MODELS[name], config, packed, position, dtype=dtype, batch=batch),
         }
-        seen: dict[str, list[float]] = {side: [] for side in sides}
         gc.disable()
-        for turn in range(-(-runs // TURN) + 2):
-            for side, step in sides.items():
-                spent = [step() for _ in range(TURN)]
-                if turn >= 2:
-                    seen[side] += spent
-        gc.enable()
-    mine, theirs = (statistics.median(seen[side]) for side in sides)
-    times = {"qwen3-mlx ms": mine, "mlx-lm ms": theirs, "ratio": mine / theirs}
-    return {"model": name, "setting": setting, **times, "M4 Max ms": bandwidth_bound(name, position, batch)}
+        try:
+            return interleave({side: functools.partial(median, step) for side, step in sides.items()}, runs, warmup=2)
+        finally:
+            gc.enable()
+
+
+def median(step: _Step) -> float:
+    return statistics.median(step() for _ in range(TURN))
 
 
 def bandwidth_bound(name: str, position: int, batch: int) -> float:
@@ -271,26 +279,18 @@ def bandwidth_bound(name: str, position: int, batch: int) -> float:
     return read / M4_MAX.bandwidth / 1e6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--position", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--model", choices=MODELS, action="append")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
-    args = parser.parse_args()
-    for name in args.model or MODELS:
+@benchmark(runs=20, model=None)
+@click.option("--position", type=click.IntRange(1), default=1000, show_default=True, help="Tokens in the cache.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Rows.")
+@click.option("--model", "models", type=click.Choice(list(MODELS)), multiple=True, help="Only this; may be repeated.")
+def main(bench: Bench, position: int, batch: int, models: tuple[str, ...]) -> Iterator[Measured]:
+    names = models or tuple(MODELS)
+    for name in names:
         for setting in SETTINGS:
-            row = compare(name, setting, args.runs, args.position, args.batch)
-            if args.json:
-                print(json.dumps(row))
-            else:
-                print(
-                    "{model:8} {setting:8} qwen3-mlx {qwen3-mlx ms:5.2f} ms   mlx-lm {mlx-lm ms:5.2f} ms".format(**row),
-                    end="",
-                )
-                print(f"   {row['ratio']:.2f}x   M4 Max {row['M4 Max ms']:5.2f} ms at least")
+            yield BUILD.row(f"{name}, {setting}", compare(name, setting, bench.runs, position, batch))
+    for name in names:
+        yield BOUND.row(name, {"M4 Max": [bandwidth_bound(name, position, batch)]})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

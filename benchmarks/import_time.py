@@ -1,19 +1,36 @@
-"""What ``import qwen3_mlx`` costs beyond an empty interpreter.
+"""What ``import qwen3_mlx`` costs, against ``import mlx_lm`` and beyond an empty interpreter.
 
-    python -m benchmarks.import_time [--runs 40]
+    python -m benchmarks.import_time [--runs 20]
 
 Whole processes, timed from start to exit.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 
-from .sides import interleave, machine
+from .frame import Bench, benchmark
+from .results import OURS, Measured, Quantity
+from .sides import interleave
+
+EMPTY = "empty interpreter"
+WHOLE = Quantity("a process that only imports", "ms", "imported")
+BEYOND = Quantity("the same beyond an empty interpreter", "ms", "imported")
+
+
+@benchmark(runs=20, model=None)
+def main(bench: Bench) -> Iterator[Measured]:
+    programs = {OURS: "import qwen3_mlx", "mlx-lm": "import mlx_lm", EMPTY: "pass"}
+    sides = {side: partial(milliseconds, program) for side, program in programs.items()}
+    seen = interleave(sides, bench.runs)
+    yield WHOLE.row("the package", seen)
+    empty = seen.pop(EMPTY)
+    beyond = {side: [a - b for a, b in zip(values, empty, strict=True)] for side, values in seen.items()}
+    yield BEYOND.row("the package", beyond)
 
 
 def milliseconds(code: str) -> float:
@@ -23,20 +40,5 @@ def milliseconds(code: str) -> float:
     return (time.perf_counter() - begun) * 1000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=40)
-    args = parser.parse_args()
-    seen = interleave(
-        {"empty": lambda: milliseconds("pass"), "import qwen3_mlx": lambda: milliseconds("import qwen3_mlx")}, args.runs
-    )
-    print(f"import (ms; {args.runs} interleaved runs)")
-    for name, values in seen.items():
-        print(f"  {name:18} median {statistics.median(values):8.1f}   min {min(values):8.1f}   max {max(values):8.1f}")
-    medians = {name: statistics.median(values) for name, values in seen.items()}
-    print(f"  beyond an empty interpreter: {medians['import qwen3_mlx'] - medians['empty']:.1f} ms")
-    print(f"  {machine()}")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,42 +1,50 @@
-"""Sixteen clients that stream at a time: this server against ``mlx_lm.server``, and against the engine without HTTP.
+"""Clients that stream at a time: this server against ``mlx_lm.server``, and against the engine without HTTP.
 
-    python -m benchmarks.server [--model demo] [--clients 16] [--tokens 200] [--runs 5] [--float32]
+    python -m benchmarks.server [--clients 1,4,16] [--tokens 200] [--runs 3] [--model demo] [--float32]
 
 Both servers run on the same folder, with their defaults but for the batch, which takes all clients. Every round each
-client asks a question of its own for an answer of exactly ``--tokens`` tokens (the end of an answer is forbidden), the
-two servers in turns, and then the engine by itself in a process of its own, from the same prompts. A client is a
-socket that looks for the first token and the end, and parses nothing between. ``--float32`` stores the checkpoint in
-float32 for all, so that neither side has the better type for a CPU.
+client asks a question of its own for an answer of exactly --tokens tokens (the end of an answer is forbidden), the two
+servers in turns, and then the engine by itself in a process of its own, from the same prompts. A client is a socket
+that looks for the first token and the end, and parses nothing between. --float32 stores the checkpoint in float32 for
+all, so that neither side has the better type for a CPU.
 
-Printed: tokens per second of all clients together, the time to the first token (median and 95th percentile over all
-clients and rounds), and what HTTP costs of the engine's own throughput; processor time tells it where the machine has
-others to serve as well.
+Measured: tokens per second of all clients together, the time to the first token (median and 95th percentile of a
+round's clients), and the processor time that a side takes for a token, client not counted: what HTTP costs of the
+engine's own shows there even where the machine has others to serve as well.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
-import shutil
-import socket
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qwen3_mlx import hub
+import click
 
-from .sides import machine
+from qwen3_mlx.errors import EngineError
+
+from .folders import in_float32
+from .frame import Bench, Numbers, benchmark
+from .results import OURS, Measured, Quantity
+from .serving import served
 
 WORDS = ["strawberry", "banana", "committee", "raspberries", "Mississippi", "parallel", "pear", "letters", "apple"]
-OURS, PEER, ENGINE = "qwen3-mlx", "mlx-lm", "engine"
+PEER, ENGINE = "mlx-lm", "engine without HTTP"
+RATE = Quantity("all clients together", "tokens/s", "clients", more_is_better=True)
+MEDIAN = Quantity("time to first token, median", "ms", "clients")
+LATE = Quantity("time to first token, 95th percentile", "ms", "clients")
+WORK = Quantity("processor time", "ms a token", "clients")
+FILLED = re.compile(rb'"(content|reasoning|reasoning_content)": ?"[^"]')  # a delta that has text
 
 
 class Round(NamedTuple):
@@ -61,14 +69,12 @@ async def ask(port: int, body: dict[str, Any]) -> float:
     writer.write(f"{head}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
     tail = b""
     while piece := await reader.read(65536):
-        if not first and (b'"content":"' in (seen := tail + piece) or b'"reasoning' in seen):
-            text = seen.replace(b'"content":""', b"").replace(b'"content": ""', b"").replace(b'"reasoning":""', b"")
-            if b'"content":' in text or b'"reasoning' in text:
-                first = time.perf_counter() - begun
+        if not first and FILLED.search(tail + piece):
+            first = time.perf_counter() - begun
         tail = (tail + piece)[-4096:]
     writer.close()
-    if b"[DONE]" not in tail or b'"length"' not in tail:
-        raise SystemExit(f"an answer that did not end as it has to: {tail[-300:]!r}")
+    if not first or b"[DONE]" not in tail or b'"length"' not in tail:
+        raise EngineError(f"an answer that did not end as it has to: {tail[-300:]!r}")
     return first
 
 
@@ -92,33 +98,6 @@ def bodies(round_: int, clients: int, tokens: int, eos: Sequence[int]) -> list[d
     shared: dict[str, Any] = {"stream": True, "max_tokens": tokens, "temperature": 0}
     shared["logit_bias"] = {str(token): -1e9 for token in eos}
     return [{"messages": [{"role": "user", "content": question(round_, i)}], **shared} for i in range(clients)]
-
-
-@contextmanager
-def served(name: str, folder: str, clients: int) -> Iterator[tuple[int, int]]:
-    """The port and the process of a server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--model", folder, "--port", str(port)]
-    if name == OURS:
-        command = [sys.executable, "-m", "qwen3_mlx.server", *options, "--max-batch", str(clients)]
-    else:
-        command = [sys.executable, "-m", "mlx_lm.server", *options, "--log-level", "ERROR"]
-        command += ["--decode-concurrency", str(clients), "--prompt-concurrency", str(clients)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.1)
-        else:
-            raise SystemExit(f"{name}'s server does not start: {' '.join(command)}")
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 #: The engine by itself: reads a round's bodies, a line each, and writes tokens a second.
@@ -162,75 +141,54 @@ def engine_round(process: subprocess.Popen[str], asked: Sequence[dict[str, Any]]
     return Round(rate, first, (processor(process.pid) - worked) / sum(body["max_tokens"] for body in asked))
 
 
-def in_float32(folder: Path, into: Path) -> Path:
-    """A copy of a checkpoint with its weights in float32."""
-    import mlx.core as mx
-
-    shutil.copytree(folder, into, dirs_exist_ok=True)
-    for path in into.glob("*.safetensors"):
-        arrays: Any = mx.load(str(path))
-        wide = {name: array.astype(mx.float32) for name, array in arrays.items()}
-        mx.eval(list(wide.values()))
-        mx.save_safetensors(str(path), wide, metadata={"format": "pt"})
-    config = json.loads((into / "config.json").read_text())
-    (into / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
-    return into
-
-
 def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
-def show(seen: dict[str, list[Round]]) -> None:
-    rates = {name: statistics.median(one.rate for one in rounds) for name, rounds in seen.items()}
-    late = {}
-    for name, rounds in seen.items():
-        first = [seconds for one in rounds for seconds in one.first]
-        late[name] = percentile(first, 0.95)
-        low, high = min(one.rate for one in rounds), max(one.rate for one in rounds)
-        print(
-            f"  {name:10} {rates[name]:8.0f} tokens/s ({low:.0f} to {high:.0f})   first token: median"
-            f" {statistics.median(first) * 1e3:7.1f} ms, p95 {late[name] * 1e3:7.1f} ms   processor:"
-            f" {statistics.median(one.work for one in rounds) * 1e3:.3f} ms a token"
-        )
-    if PEER in seen:
-        print(f"  throughput {OURS} / {PEER}: {rates[OURS] / rates[PEER]:.2f}x, p95: {late[OURS] / late[PEER]:.2f}x")
-    if ENGINE in seen:
-        work = [statistics.median(one.work for one in seen[name]) for name in (OURS, ENGINE)]
-        print(f"  HTTP takes {100 * (1 - rates[OURS] / rates[ENGINE]):.1f} % of the engine's own throughput, and adds")
-        print(f"  {100 * (work[0] / work[1] - 1):.1f} % to its processor time")
+def rounds(folder: str, clients: int, tokens: int, runs: int) -> dict[str, list[Round]]:
+    """By side, in turns; each side is started anew for a round, and warmed up."""
+    held = json.loads((Path(folder) / "generation_config.json").read_text())["eos_token_id"]
+    eos = held if isinstance(held, list) else [held]
+    seen: dict[str, list[Round]] = {name: [] for name in (OURS, PEER, ENGINE)}
+    concurrency = ("--decode-concurrency", str(clients), "--prompt-concurrency", str(clients))
+    servers = {
+        OURS: ("qwen3_mlx.server", ("--max-batch", str(clients))),
+        PEER: ("mlx_lm.server", ("--log-level", "ERROR", *concurrency)),
+    }
+    warm = bodies(-1, clients, 8, eos)
+    for round_ in range(runs):
+        asked = bodies(round_, clients, tokens, eos)
+        for name, (module, options) in servers.items():
+            with served(module, folder, options) as (port, process):
+                asyncio.run(one_round(port, process, warm, 8))
+                seen[name].append(asyncio.run(one_round(port, process, asked, tokens)))
+        with alone(folder, clients) as by_itself:
+            engine_round(by_itself, warm)
+            seen[ENGINE].append(engine_round(by_itself, asked))
+    return seen
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--float32", action="store_true")
-    parser.add_argument("--no-peer", action="store_true")
-    args = parser.parse_args()
+@benchmark(runs=3)
+@click.option("--clients", type=Numbers(1), default="1,4,16", show_default=True, help="Clients at a time.")
+@click.option("--tokens", type=click.IntRange(2), default=200, show_default=True, help="Of every answer.")
+@click.option("--float32", is_flag=True, help="The checkpoint in float32, for all sides.")
+def main(bench: Bench, clients: tuple[int, ...], tokens: int, float32: bool) -> Iterator[Measured]:
+    figures: list[tuple[Quantity, Callable[[Round], float]]] = [
+        (RATE, lambda one: one.rate),
+        (MEDIAN, lambda one: statistics.median(one.first) * 1e3),
+        (LATE, lambda one: percentile(one.first, 0.95) * 1e3),
+    ]
+    if processor(os.getpid()):  # else the system does not tell
+        figures.append((WORK, lambda one: one.work * 1e3))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = hub.resolve(args.model)
-        if args.float32:
+        folder = bench.folder
+        if float32:
             folder = in_float32(folder, Path(scratch) / "model")
-        eos = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
-        eos = eos if isinstance(eos, list) else [eos]
-        names = [OURS] if args.no_peer else [OURS, PEER]
-        seen: dict[str, list[Round]] = {name: [] for name in [*names, ENGINE]}
-        for round_ in range(args.runs + 1):
-            asked = bodies(round_, args.clients, args.tokens, eos)
-            for name in names:
-                with served(name, str(folder), args.clients) as (port, process):
-                    asyncio.run(one_round(port, process, bodies(-1, args.clients, 8, eos), 8))
-                    seen[name].append(asyncio.run(one_round(port, process, asked, args.tokens)))
-            with alone(str(folder), args.clients) as by_itself:
-                engine_round(by_itself, bodies(-1, args.clients, 8, eos))
-                seen[ENGINE].append(engine_round(by_itself, asked))
-    print(f"{args.clients} clients, {args.tokens} tokens an answer, {args.runs} rounds in turns, {args.model}")
-    show({name: rounds[1:] for name, rounds in seen.items()})
-    print(f"  {machine()}")
+        for count in clients:
+            seen = rounds(str(folder), count, tokens, bench.runs)
+            for quantity, figure in figures:
+                yield quantity.row(count, {name: map(figure, found) for name, found in seen.items()})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

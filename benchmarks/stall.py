@@ -13,9 +13,6 @@ too, no forecast knows when they take the processor away.
 from __future__ import annotations
 
 import argparse
-import json
-import random
-import shutil
 import statistics
 import tempfile
 import threading
@@ -25,33 +22,10 @@ from typing import NamedTuple
 
 from qwen3_mlx import Finished, Qwen3, SamplingParams, TextDelta, hub
 
+from .folders import adapted, prompt
 from .sides import machine
 
 ROOM = 8192  # tokens that the stream may come to, and more than enough for an answer
-
-
-def extended(model: str, length: int, into: Path) -> Path:
-    """The model's folder, or a copy in which contexts may be longer."""
-    folder = hub.resolve(model)
-    config = json.loads((folder / "config.json").read_text())
-    if length + ROOM <= config["max_position_embeddings"]:
-        return folder
-    shutil.copytree(folder, into / "extended")
-    config["max_position_embeddings"] = length + ROOM
-    (into / "extended" / "config.json").write_text(json.dumps(config))
-    return into / "extended"
-
-
-def prompt(q: Qwen3, length: int, seed: int) -> str:
-    """A text of about ``length`` tokens, like no other."""
-    rng = random.Random(seed)
-    words: list[str] = []
-    while True:
-        words += ["".join(rng.choices("abcdefghij", k=4)) for _ in range(length // 8)]
-        text = " ".join(words)
-        tokens = q.tokenizer.encode(text)
-        if len(tokens) >= length:
-            return q.tokenizer.decode(tokens[: length - 8])
 
 
 class Gap(NamedTuple):
@@ -61,7 +35,7 @@ class Gap(NamedTuple):
     own: float
 
 
-def gaps(q: Qwen3, prompts: list[str]) -> tuple[list[Gap], list[Gap], float]:
+def gaps(q: Qwen3, prompts: list[list[int]]) -> tuple[list[Gap], list[Gap], float]:
     """Between tokens of a stream before and while ``prompts`` are prefilled, and the seconds that these took."""
     endless = SamplingParams(temperature=1.0, seed=1, logit_bias={i: -100.0 for i in q.tokenizer.eos_ids})
     alone: list[Gap] = []
@@ -72,8 +46,8 @@ def gaps(q: Qwen3, prompts: list[str]) -> tuple[list[Gap], list[Gap], float]:
     def others() -> None:
         working.set()
         begun = time.perf_counter()
-        for text in prompts:
-            for event in q.stream_raw(text, params=SamplingParams(temperature=0, max_tokens=1)):
+        for ids in prompts:
+            for event in q.stream_raw(ids, params=SamplingParams(temperature=0, max_tokens=1)):
                 assert event
         took.append(time.perf_counter() - begun)
         working.clear()
@@ -107,9 +81,9 @@ def main() -> None:
     args = parser.parse_args()
     for bound in (args.stall,) if args.bounded_only else (args.stall, 3600.0):
         with tempfile.TemporaryDirectory() as scratch:
-            folder = extended(args.model, args.length, Path(scratch))
+            folder = adapted(hub.resolve(args.model), Path(scratch), context=args.length + ROOM)
             with Qwen3.load(folder, stall=bound, prefix_cache_bytes=0) as q:
-                prompts = [prompt(q, args.length, seed) for seed in range(args.prompts)]
+                prompts = [prompt(q.tokenizer, args.length, seed) for seed in range(args.prompts)]
                 alone, busy, took = gaps(q, prompts)
         print(f"bound {bound:g} s: {args.prompts} prompts of {args.length} tokens in {took:.1f} s", end="")
         print(f" ({args.prompts * args.length / took:,.0f} tokens/s)")
