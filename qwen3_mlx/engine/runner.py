@@ -64,7 +64,9 @@ class Runner:
 
     def held(self, running: Sequence[Row]) -> Held:
         """What is planned for these rows, and held for nobody."""
-        return [*self._batch.held(running), *(planned(row) for row in running if row.place is None)]
+        apart = [row for row in running if row.place is None]
+        grown = [row.cache.capacity if row.cache is not None else 0 for row in apart]
+        return [*self._batch.held(running), *map(max, map(planned, apart), grown)]
 
     @property
     def full(self) -> list[Row]:

@@ -18,6 +18,7 @@ from qwen3_mlx.costs import CACHE_STEP, Footprint, kv_bytes_per_token
 from qwen3_mlx.engine import memory as memories
 from qwen3_mlx.engine.grouping import WORTH, groups
 from qwen3_mlx.engine.memory import ANSWER, LEAST_CHUNK, Memory, expected, planned
+from qwen3_mlx.engine.runner import Runner
 from tests.released import RELEASED
 
 CONFIG = ModelConfig.from_dict(RELEASED["Qwen3-8B"])
@@ -340,9 +341,27 @@ def test_a_short_request_need_not_wait_for_a_long_one(footprint: Footprint) -> N
     assert not any("waits" in line for line in lines)
 
 
-def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qwen3_mlx.engine.runner import Runner
+def test_a_row_that_leaves_to_be_fed_counts_with_the_capacity_it_has_grown_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone it takes the batch's own buffers along, a third of which may be spare."""
+    monkeypatch.setattr(memories, "ANSWER", 16)
+    seen, force = list[tuple[int, int]](), Runner.force
 
+    def watched(self: Runner, row: Any, tokens: tuple[int, ...]) -> None:
+        force(self, row, tokens)
+        seen.append((self.held([row])[0], row.cache.capacity))
+
+    monkeypatch.setattr(Runner, "force", watched)
+    with Qwen3.load("demo", prefix_cache_bytes=0) as q:
+        ends = {*q.tokenizer.eos_ids, q.tokenizer.control.think_close}
+        params = SamplingParams(temperature=0, max_tokens=1000, logit_bias={token: -100.0 for token in ends})
+        stream = q.stream("a b c d " * 180, thinking_budget=60, params=params)
+        while not seen:
+            next(stream)
+        stream.close()
+    assert seen == [(1280, 1280)]
+
+
+def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Runner, row: Any, count: int) -> None:
         raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
 
