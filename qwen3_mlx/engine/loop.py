@@ -203,7 +203,10 @@ class TokenLoop:
         if isinstance(outcome, Force):
             if row.closed is None and row.controller.usage(0, 0).budget_exhausted:
                 row.closed = len(row.drawn)
+            others = self._runner.held([other for other in self._scheduler.running if other is not row])
             self._runner.force(row, outcome.tokens)
+            if self._memory is not None and not self._memory.grow([row], others):
+                raise self._memory.outgrown(row)  # a grammar may leave no choice in thousands of tokens
             if row.held + row.pending >= self._context:
                 row.closing = "length"
         if isinstance(outcome, Stop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -359,6 +360,23 @@ def test_a_row_that_leaves_to_be_fed_counts_with_the_capacity_it_has_grown_to(mo
             next(stream)
         stream.close()
     assert seen == [(1280, 1280)]
+
+
+def test_tokens_that_are_forced_at_once_are_asked_for(footprint: Footprint) -> None:
+    """Far more than the row was let in with; in a batch and before its first token."""
+    letters = "".join(random.Random(1).choices("abcdefgh ", k=3000))
+    properties = {"a": {"const": letters}, "b": {"enum": [1, 2]}}
+    schema: dict[str, Any] = {"type": "object", "properties": properties, "required": ["a", "b"]}
+    params = SamplingParams(temperature=0, max_tokens=3100)
+    limit = footprint.peak([(1, 1280)], LEAST_CHUNK)
+    with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=0) as q:
+        with pytest.raises(MemoryLimit, match="the answer ends here"):
+            q.generate("Hi", thinking=False, schema=schema, params=params)
+        schema["properties"] = {"c": {"type": "string", "pattern": "^[a-z]{20}$"}, **properties}
+        schema["required"] = [*schema["properties"]]
+        with pytest.raises(MemoryLimit, match="the answer ends here"):
+            q.generate("Hi", thinking=False, schema=schema, params=params)
+        assert q.generate("Hi", thinking=False, params=GREEDY).content
 
 
 def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
