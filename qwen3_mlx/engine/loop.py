@@ -66,6 +66,7 @@ class TokenLoop:
         self._keeping = False  # there is no next one
         for row in [*self._scheduler.running, *self._scheduler.waiting]:
             self._end(row, "cancelled")
+        self._runner.end()
 
     def _turn(self) -> None:
         self._sweep()

@@ -165,6 +165,13 @@ class Runner:
         self._batch.leave(row, keep=False)
         row.cache = row.ahead = row.state = row.sampler = None
 
+    def end(self) -> None:
+        """The last act of the thread that ran rows: let go of its streams, and of what was traced on it. MLX does so
+        when the thread is gone, which is too late where the interpreter ends as well: the process aborts."""
+        with contextlib.suppress(Exception):  # of a pass that nobody waits for any more
+            mx.synchronize()
+        mx.clear_streams()
+
     def keeps(self, tokens: int) -> bool:
         """Whether so many can be kept at all."""
         itemsize = self.model.model.norm.weight.dtype.size
