@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..control.controller import Emit, Force, Stop
 from ..errors import EngineError, InvalidRequest, MemoryLimit, QwenError
 from ..types import Event, Finished, FinishReason, TokenLogprob
-from .memory import Memory, ran_out
+from .memory import Memory, planned, ran_out
 from .pace import Pace
 from .row import Row
 from .scheduler import Plan, Scheduler
@@ -204,10 +204,12 @@ class TokenLoop:
         if isinstance(outcome, Force):
             if row.closed is None and row.controller.usage(0, 0).budget_exhausted:
                 row.closed = len(row.drawn)
-            others = self._runner.held([other for other in self._scheduler.running if other is not row])
+            before = planned(row)
             self._runner.force(row, outcome.tokens)
-            if self._memory is not None and not self._memory.grow([row], others):
-                raise self._memory.outgrown(row)  # a grammar may leave no choice in thousands of tokens
+            if self._memory is not None and planned(row) > before:  # a grammar may leave no choice in thousands
+                others = [other for other in self._scheduler.running if other is not row]
+                if not self._memory.grow([row], self._runner.held(others)):
+                    raise self._memory.outgrown(row)
             if row.held + row.pending >= self._context:
                 row.closing = "length"
         if isinstance(outcome, Stop):

@@ -379,6 +379,19 @@ def test_tokens_that_are_forced_at_once_are_asked_for(footprint: Footprint) -> N
         assert q.generate("Hi", thinking=False, params=GREEDY).content
 
 
+def test_thoughts_that_are_closed_together_go_on(footprint: Footprint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In no more than was planned for them: the places that they leave for a moment are nobody's reason to end."""
+    monkeypatch.setattr(memories, "ANSWER", 255)
+    limit = footprint.peak([(8, 512)], LEAST_CHUNK)
+    with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=0) as q:
+        ends = {*q.tokenizer.eos_ids, q.tokenizer.control.think_close}
+        params = SamplingParams(temperature=0, max_tokens=9, logit_bias={token: -100.0 for token in ends})
+        streams = [q.stream("a" * n, thinking_budget=220, params=params) for n in range(1, 9)]
+        for stream in streams:
+            *_, finished = stream
+            assert isinstance(finished, Finished) and finished.usage.budget_exhausted
+
+
 def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Runner, row: Any, count: int) -> None:
         raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
