@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from .errors import error_object
 
@@ -38,6 +39,7 @@ class Connection(HttpToolsProtocol):
         self._headers_due: asyncio.TimerHandle | None = None
         self._reader_due: asyncio.TimerHandle | None = None
         self._rest_due: asyncio.TimerHandle | None = None
+        self._answered: RequestResponseCycle | None = None  # the one that runs; uvicorn's ``cycle`` is the last to come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -50,6 +52,7 @@ class Connection(HttpToolsProtocol):
         self._stop(self._headers_due)
         self._stop(self._reader_due)
         self._stop(self._rest_due)
+        self._leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -66,6 +69,8 @@ class Connection(HttpToolsProtocol):
             self._refuse(431, f"the headers are larger than {self._bounds.header_bytes:,} bytes")
         elif len(self.pipeline) > PIPELINED:
             self._refuse(429, f"more than {PIPELINED} requests were sent ahead on one connection")
+        elif self.pipeline and len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self._refuse(413, f"a request that is sent ahead may have {HIGH_WATER_LIMIT:,} bytes until its turn comes")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -82,6 +87,10 @@ class Connection(HttpToolsProtocol):
         self._stop(self._headers_due)
         self._headers_due = None
         super().on_headers_complete()
+        if self.pipeline:
+            self.flow.resume_reading()  # else nobody would see that the client goes
+        else:
+            self._answered = self.cycle
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -90,7 +99,9 @@ class Connection(HttpToolsProtocol):
         self._stop(self._rest_due)
 
     def on_response_complete(self) -> None:
+        following = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
+        self._answered = following or self._answered
         if not self._in_headers and not self.transport.is_closing():
             # Answered before its body had come: it is thrown away, so that the client can read why; but not for ever.
             self._rest_due = self.loop.call_later(self._bounds.patience, self.transport.close)
@@ -117,18 +128,19 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         """An error object, where an answer can still be written, and the end of the connection."""
         if not self.transport.is_closing():
-            if (
-                self.cycle is None
-                or not self.cycle.response_started
-                or (self.cycle.response_complete and self._in_headers)
-            ):
+            cycle = self._answered
+            if cycle is None or not cycle.response_started or (cycle.response_complete and self._in_headers):
                 body = json.dumps(error_object(status, message)).encode()
                 head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
                 self.transport.write(STATUS_LINE[status] + head + body)
-            if self.cycle is not None:
-                self.cycle.disconnected = True  # whoever still writes to it writes nowhere
-                self.cycle.message_event.set()
+            self._leave()
             self.transport.close()
+
+    def _leave(self) -> None:
+        """Tells the request that runs that nobody reads its answer: what it still writes goes nowhere."""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     def _await_headers(self) -> None:
         if self._headers_due is None:
