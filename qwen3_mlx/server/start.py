@@ -38,7 +38,7 @@ def start(options: Options, given: Mapping[str, Any]) -> int:
     try:
         log.event("loading", model=settings.names[0])
         with _load(options, settings, given) as model:
-            return _serve(model, settings, bound, given)
+            return _serve(model, settings, bound, options, given)
     finally:
         bound.close()
 
@@ -52,13 +52,14 @@ def _load(options: Options, settings: Settings, given: Mapping[str, Any]) -> Qwe
         kv_bits=options.kv_bits,
         context=options.context,
         kernels=options.kernels or "auto",
+        deterministic=options.deterministic,
         max_batch=settings.running,
         memory_limit=given["memory_limit"],
         prefix_cache_bytes=given["prefix_cache_bytes"],
     )
 
 
-def _serve(model: Qwen3, settings: Settings, bound: Bound, given: Mapping[str, Any]) -> int:
+def _serve(model: Qwen3, settings: Settings, bound: Bound, options: Options, given: Mapping[str, Any]) -> int:
     name = settings.names[0]
 
     def ready() -> None:
@@ -69,7 +70,7 @@ def _serve(model: Qwen3, settings: Settings, bound: Bound, given: Mapping[str, A
         if given["ready_fd"] is not None:
             tell_ready(given["ready_fd"], document)
 
-    service = Service(model, settings, fingerprint(name))
+    service = Service(model, settings, fingerprint(name, options))
     server = make_server(service, Watch(ready, given["parent_pid"]))
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[bound.socket]))
@@ -77,9 +78,10 @@ def _serve(model: Qwen3, settings: Settings, bound: Bound, given: Mapping[str, A
     return 130 if server.signal == signal.SIGINT else 0
 
 
-def fingerprint(name: str) -> str:
-    """Changes with whatever may change an answer: the model's name, this package, MLX."""
-    known = f"{name} {version('qwen3-mlx')} {version('mlx')} {sys.platform}"
+def fingerprint(name: str, options: Options) -> str:
+    """Changes with whatever may change an answer: the model's name and how it is loaded, this package, MLX."""
+    loaded = f"{options.bits} {options.kv_bits} {options.kernels} {options.deterministic}"
+    known = f"{name} {loaded} {version('qwen3-mlx')} {version('mlx')} {sys.platform}"
     return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:10]}"
 
 

@@ -15,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+
+from qwen3_mlx import Qwen3
+from qwen3_mlx.cli.options import Options
+from qwen3_mlx.server.settings import Settings
+from qwen3_mlx.server.start import _load, fingerprint
 
 from .serving import HELLO, eventually
 
@@ -79,6 +85,17 @@ def test_text_log_and_ctrl_c() -> None:
         assert httpx.get(f"{url}/v1/models").status_code == 200
         status, log = end(process, signal.SIGINT)
     assert status == 130 and "path=/v1/models status=200" in log and "Traceback" not in log
+
+
+def test_how_a_model_is_loaded_is_passed_on_and_tells_answers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(Qwen3, "load", lambda name, **how: asked.update(how))
+    ways: dict[str, Any] = {"bits": 4, "kv_bits": 8, "kernels": "reference", "deterministic": True, "context": 99}
+    _load(Options("demo", **ways), Settings(("demo",)), {"memory_limit": 1, "prefix_cache_bytes": 2})
+    assert asked == {**ways, "max_batch": 8, "memory_limit": 1, "prefix_cache_bytes": 2}
+    del ways["context"]  # changes no answer that there is
+    known = {fingerprint("demo", Options("demo", **{name: value})) for name, value in ways.items()}
+    assert len(known | {fingerprint("demo", Options("demo"))}) == len(ways) + 1
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:
