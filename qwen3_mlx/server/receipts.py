@@ -42,9 +42,14 @@ class Receipts:
         }
         path = self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}.json"
         try:
+            data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+            try:
+                with os.fdopen(descriptor, "wb") as out:
+                    out.write(data)
+            except OSError:
+                path.unlink(missing_ok=True)  # half a receipt is none
+                raise
         except (OSError, TypeError) as error:
             logger.warning("a receipt was not written", extra={"fields": {"path": path, "reason": error}})
 
