@@ -95,7 +95,7 @@ class Follower:
     def accept(self, token: int) -> None:
         """Go on behind ``token``, which :meth:`mask` has allowed; EngineError for any other."""
         if not self._matcher.consume_token(token):
-            if "max is" in self._matcher.get_error():  # a bound on what it may hold at a time
+            if any(sign in self._matcher.get_error() for sign in ("max is", "limit")):  # on what it may hold at a time
                 self._check()
             raise EngineError(f"token {token} does not fit the grammar")
         self._check()
@@ -133,7 +133,11 @@ def follow(request: Request, table: TokenTable) -> Follower:
     if matcher.is_error():
         param = grammar[-1].param
         raise InvalidRequest(f"{param} cannot be kept, no text fits: {_line(matcher.get_error())}", param=param)
-    return Follower(matcher, known.thought, table.eos_ids, grammar[-1].param)
+    follower = Follower(matcher, known.thought, table.eos_ids, grammar[-1].param)
+    if follower.forced and not matcher.deep_copy().consume_token(follower.forced[0]):
+        param = grammar[-1].param
+        raise InvalidRequest(f"{param} cannot be kept: what it leaves no choice in never ends, or is too long", param)
+    return follower
 
 
 def mask_of(tokens: Sequence[int], size: int) -> bytes:

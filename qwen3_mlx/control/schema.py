@@ -176,21 +176,21 @@ def _can_end(schema: Any, known: Mapping[str, bool]) -> bool:
         options = schema.get(key)
         if isinstance(options, list) and options and not enough(_can_end(option, known) for option in options):
             return False
-    types = schema.get("type")
-    if types == "object" or types == ["object"]:
-        return _object_ends(schema, known)
-    if types == "array" or types == ["array"]:
-        return _array_ends(schema, known)
-    return True
+    kinds = schema.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    ways = [ends for kind, ends in (("object", _object_ends), ("array", _array_ends)) if kind in kinds]
+    return len(ways) < len(kinds) or not ways or any(ends(schema, known) for ends in ways)
 
 
 def _object_ends(schema: Mapping[str, Any], known: Mapping[str, bool]) -> bool:
-    listed = schema.get("properties")
-    listed = listed if isinstance(listed, Mapping) else {}
-    others = schema.get("additionalProperties", True)
-    if schema.get("minProperties") and not listed and not _can_end(others, known):
+    listed, patterns = (
+        part if isinstance(part := schema.get(key), Mapping) else {} for key in ("properties", "patternProperties")
+    )
+    # Which pattern a name matches is the grammar's business: any may be meant.
+    others = any(_can_end(part, known) for part in [*patterns.values(), schema.get("additionalProperties", True)])
+    if schema.get("minProperties") and not (others or any(_can_end(part, known) for part in listed.values())):
         return False
-    return all(_can_end(listed.get(name, others), known) for name in _names(schema.get("required")))
+    return all(_can_end(listed[name], known) if name in listed else others for name in _names(schema.get("required")))
 
 
 def _array_ends(schema: Mapping[str, Any], known: Mapping[str, bool]) -> bool:

@@ -371,6 +371,7 @@ def test_a_tool_without_parameters_takes_none() -> None:
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 ENDLESS = {"$defs": {"a": {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"]}}}
+AGAIN = {"properties": {"a": {"$ref": "#"}}}
 
 
 @pytest.mark.parametrize(
@@ -390,6 +391,10 @@ ENDLESS = {"$defs": {"a": {"type": "object", "properties": {"a": {"$ref": "#/$de
         ({"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/a"}, **ENDLESS}, "ends"),
         ({"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#"}], **ENDLESS}, "ends"),
         ({"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#"}}, "ends"),
+        ({"type": "object", "minProperties": 1, "additionalProperties": False, **AGAIN}, "ends"),
+        ({"type": ["object", "array"], "required": ["a"], "minItems": 1, "items": {"$ref": "#"}, **AGAIN}, "ends"),
+        ({"type": "object", "allOf": [{"required": ["a"]}], **AGAIN}, "ends"),
+        ({"type": "object", "patternProperties": {"^a": {"$ref": "#"}}, "required": ["ab"]}, "ends"),
         ({"type": "object", "minProperties": 2}, "minProperties"),
         ({"$ref": "https://example.com/schema"}, "example.com"),
         ({"$ref": "#/$defs/missing"}, "missing"),
@@ -420,6 +425,19 @@ def test_a_schema_that_cannot_be_kept_is_refused_by_name(schema: Any, reason: st
         {"anyOf": [{"type": "array", "items": {"$ref": "#"}, "minItems": 1, "maxItems": 1}, {"type": "null"}]},
         {"type": "object", "properties": {"items": {"$ref": "#/properties/anyOf"}, "anyOf": {"type": "null"}}},
         {"type": "array", "prefixItems": [{"type": "null"}], "minItems": 1, "items": {"$ref": "#"}, "maxItems": 1},
+        {"type": ["object", "null"], "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {
+            "patternProperties": {"^x$": {"type": "null"}},
+            "additionalProperties": False,
+            "type": "object",
+            "minProperties": 1,
+        },
+        {
+            "patternProperties": {"^x$": {"type": "null"}},
+            "additionalProperties": False,
+            "type": "object",
+            "required": ["x"],
+        },
     ],
 )
 def test_a_recursive_schema_with_a_way_out_is_none_of_those(schema: dict[str, Any]) -> None:
@@ -436,7 +454,10 @@ def test_a_regular_expression_that_cannot_be_kept_is_refused(pattern: str) -> No
 
 @pytest.mark.parametrize(
     "grammar",
-    [Grammar.choice(), Grammar("choice", "[1]"), Grammar("json_schema", "{"), Grammar("json_schema", "[]")],
+    [
+        *(Grammar.choice(), Grammar("choice", "[1]"), Grammar("json_schema", "{"), Grammar("json_schema", "[]")),
+        *(Grammar("choice", "1"), Grammar("regex", 5), Grammar("word", "a")),  # type: ignore[arg-type]
+    ],
 )
 def test_other_grammars_that_are_none(grammar: Grammar) -> None:
     with pytest.raises(InvalidRequest) as caught:
