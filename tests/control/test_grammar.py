@@ -7,6 +7,7 @@ import json
 import random
 import re
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwen3_mlx.control import schema as schemas
 from qwen3_mlx.control.budget import EARLY_STOP
 from qwen3_mlx.control.controller import SHORTEST_LEAP, Controller, Force, Stop
 from qwen3_mlx.control.grammar import follow
@@ -402,6 +404,8 @@ AGAIN = {"properties": {"a": {"$ref": "#"}}}
         ({"minimum": "x"}, "minimum"),
         (json.loads('{"items": ' * 200 + "{}" + "}" * 200), "deep"),
         ({"enum": ["x" * 1_100_000]}, "longer"),
+        ({"properties": {f"p{i}": True for i in range(4001)}}, "properties"),
+        ({"enum": [[i] for i in range(10_000)]}, "lists"),
     ],
 )
 def test_a_schema_that_cannot_be_kept_is_refused_by_name(schema: Any, reason: str) -> None:
@@ -443,6 +447,27 @@ def test_a_schema_that_cannot_be_kept_is_refused_by_name(schema: Any, reason: st
 def test_a_recursive_schema_with_a_way_out_is_none_of_those(schema: dict[str, Any]) -> None:
     shortest: Choose = lambda position, options: next((t for t in (EOS, *b"]}n") if t in options), options[0])  # noqa: E731
     jsonschema.Draft202012Validator(schema).validate(json.loads(play(json_request(schema), shortest, vocabulary).text))
+
+
+def _chain(order: Sequence[int]) -> dict[str, Any]:
+    """A schema for each number, which needs the one of the number below it; they are found in this order."""
+    needed: dict[str, Any] = {f"d{i}": {"$ref": f"#/$defs/d{i - 1}"} if i else {"type": "null"} for i in order}
+    return {"properties": {f"p{i}": {"$ref": f"#/$defs/d{i}"} for i in order}, "$defs": needed}
+
+
+def test_knowing_whether_a_document_ends_takes_little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "MAX_WORK", 2000)
+    twice: Any = {"type": "null"}
+    others: Any = {"type": "null"}
+    for _ in range(30):  # each level would be looked at twice by the one above it
+        named = {"properties": {"a": twice}, "required": ["a", "a"], "additionalProperties": False}
+        twice = {"type": "object", **named, "minProperties": 1}
+        others = {"type": "object", "additionalProperties": others, "required": ["a", "b"]}
+    for schema in (twice, others, _chain(range(100)), _chain(range(99, -1, -1))):
+        assert schemas.schema_text(schema, "schema")
+    with pytest.raises(InvalidRequest, match="too many ways") as caught:
+        schemas.schema_text(_chain(random.Random(1).sample(range(200), 200)), "schema")
+    assert caught.value.param == "schema"
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?=a)b", "a$b", r"\bfoo", r"[^\s\S]"])
