@@ -33,18 +33,21 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A socket, and what clients call it."""
+    """A socket, and what clients call it. ``file``: tells a Unix socket's file from others."""
 
     socket: socket.socket
     url: str
     uds: str | None = None
+    file: tuple[int, int, int] | None = None
 
     def close(self) -> None:
-        """Also removes a Unix socket's file."""
+        """Also removes a Unix socket's file, unless it is that of a server that has taken its place: one may start while
+        this one lets its last answers finish."""
         self.socket.close()
         if self.uds is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self.uds)
+                if _file(self.uds) == self.file:
+                    os.unlink(self.uds)
 
 
 def bind(listen: Listen) -> Bound:
@@ -85,7 +88,12 @@ def _unix(path: Path) -> Bound:
         raise InvalidRequest(f"cannot listen at {path}: {error.strerror or error}", param="uds") from None
     finally:
         os.umask(mask)
-    return Bound(bound, f"unix:{path}", str(path))
+    return Bound(bound, f"unix:{path}", str(path), _file(path))
+
+
+def _file(path: str | Path) -> tuple[int, int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns  # the number of a file that was removed is given again
 
 
 def _clear(path: Path) -> None:

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from qwen3_mlx import Qwen3
 from qwen3_mlx.cli.options import Options
 from qwen3_mlx.server.settings import Settings
+from qwen3_mlx.server.sockets import Listen, bind
 from qwen3_mlx.server.start import _load, fingerprint
 
 from .serving import HELLO, eventually
@@ -111,6 +113,19 @@ def test_a_unix_socket(tmp_path: Path) -> None:
         assert "another server" in refused("--uds", str(path))
         assert end(process)[0] == 0
     assert not path.exists()
+
+
+def test_a_unix_socket_that_another_server_has_taken_over_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    old = bind(Listen(uds=str(path)))
+    old.socket.close()  # stopping: it only lets its last answers finish
+    time.sleep(0.02)  # longer than a tick of the clock of files
+    new = bind(Listen(uds=str(path)))
+    old.close()
+    assert path.is_socket()
+    new.close()
+    assert not path.exists()
+    new.close()
 
 
 def test_an_inherited_socket_and_a_ready_descriptor(tmp_path: Path) -> None:
