@@ -41,8 +41,8 @@ class Bound:
     file: tuple[int, int, int] | None = None
 
     def close(self) -> None:
-        """Also removes a Unix socket's file, unless it is that of a server that has taken its place: one may start while
-        this one lets its last answers finish."""
+        """Also removes a Unix socket's file, unless it is that of a server that has taken its place: one may start
+        while this one lets its last answers finish."""
         self.socket.close()
         if self.uds is not None:
             with contextlib.suppress(OSError):

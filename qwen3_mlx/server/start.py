@@ -94,6 +94,8 @@ def _settings(options: Options, given: Mapping[str, Any], listen: Listen) -> Set
         )
     if listen.uds is not None and listen.fd is not None:
         raise InvalidRequest("--uds and --listen-fd are two places to listen at: choose one", param="uds")
+    if given["ready_fd"] is not None:
+        _check_open(given["ready_fd"])
     debug = given["debug"]
     settings = Settings(
         names=(options.model or "demo", *given["aliases"]),
@@ -113,6 +115,14 @@ def _settings(options: Options, given: Mapping[str, Any], listen: Listen) -> Set
         dump=given["dump_requests"],
     )
     return settings
+
+
+def _check_open(fd: int) -> None:
+    """To be called before anything is opened here, which could have the number."""
+    try:
+        os.fstat(fd)
+    except (OSError, OverflowError):
+        raise InvalidRequest(f"--ready-fd {fd} is not open: pass it on to this process", param="ready_fd") from None
 
 
 def _keys(given: Mapping[str, Any]) -> tuple[str, ...]:

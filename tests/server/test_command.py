@@ -195,6 +195,9 @@ def test_what_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert "no socket" in refused("--uds", str(tmp_path / "file"))
     assert "no socket" in refused("--listen-fd", "0")
+    for descriptor in ("77", "99999999999"):
+        assert "not open" in refused("--ready-fd", descriptor)
+    assert "--parent-pid" in refused("--parent-pid", "99999999999")
     assert "choose one" in refused("--no-auth", "--api-key", "x")
     assert "API key" in refused("--api-key", " ")
     assert "--port" in refused("--port", "70000")
