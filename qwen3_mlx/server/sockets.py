@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -11,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidRequest
-
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +24,6 @@ class Listen:
     uds: str | None = None
     fd: int | None = None
 
-    @property
-    def local(self) -> bool:
-        """Whether nobody but this machine's users can reach it, as far as that can be told."""
-        return self.uds is not None or self.host in LOCAL_NAMES or self.host.startswith("127.")
-
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -39,6 +33,13 @@ class Bound:
     url: str
     uds: str | None = None
     file: tuple[int, int, int] | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether nobody but this machine's users can reach it, as far as that can be told."""
+        if self.socket.family == socket.AF_UNIX:
+            return True
+        return ipaddress.ip_address(self.socket.getsockname()[0].partition("%")[0]).is_loopback
 
     def close(self) -> None:
         """Also removes a Unix socket's file, unless it is that of a server that has taken its place: one may start
@@ -124,7 +125,17 @@ def _inherited(fd: int) -> Bound:
     if inherited.type != socket.SOCK_STREAM:
         raise InvalidRequest(f"--listen-fd {fd} is no stream socket", param="listen_fd")
     name = inherited.getsockname()
+    if _connected(inherited) or not name or not (inherited.family == socket.AF_UNIX or name[1]):
+        raise InvalidRequest(f"--listen-fd {fd} has no address to listen at: bind it first", param="listen_fd")
     if inherited.family == socket.AF_UNIX:
         shown = name.decode(errors="replace") if isinstance(name, bytes) else name
         return Bound(inherited, f"unix:{shown}")
     return Bound(inherited, f"http://[{name[0]}]:{name[1]}" if ":" in name[0] else f"http://{name[0]}:{name[1]}")
+
+
+def _connected(bound: socket.socket) -> bool:
+    try:
+        bound.getpeername()
+    except OSError:
+        return False
+    return True

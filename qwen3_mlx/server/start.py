@@ -31,11 +31,15 @@ def start(options: Options, given: Mapping[str, Any]) -> int:
     What can be wrong without a model is found out before one is loaded.
     """
     listen = Listen(given["host"], given["port"], given["uds"], given["listen_fd"])
-    settings = _settings(options, given, listen)
-    log.set_up(given["log_format"], given["log_level"])
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: threads would only be a pool more
+    if listen.uds is not None and listen.fd is not None:
+        raise InvalidRequest("--uds and --listen-fd are two places to listen at: choose one", param="uds")
+    if given["ready_fd"] is not None:
+        _check_open(given["ready_fd"])
     bound = bind(listen)
     try:
+        settings = _settings(options, given, listen, bound)
+        log.set_up(given["log_format"], given["log_level"])
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: threads would be a pool more
         log.event("loading", model=settings.names[0])
         with _load(options, settings, given) as model:
             return _serve(model, settings, bound, options, given)
@@ -85,17 +89,14 @@ def fingerprint(name: str, options: Options) -> str:
     return f"fp_{hashlib.sha256(known.encode()).hexdigest()[:10]}"
 
 
-def _settings(options: Options, given: Mapping[str, Any], listen: Listen) -> Settings:
+def _settings(options: Options, given: Mapping[str, Any], listen: Listen, bound: Bound) -> Settings:
     keys = _keys(given)
-    if listen.fd is None and not (listen.local or keys or given["no_auth"]):
+    if not (bound.local or keys or given["no_auth"]):
+        where = f"--host {listen.host}" if listen.fd is None else f"--listen-fd {listen.fd} ({bound.url})"
         raise InvalidRequest(
-            f"--host {listen.host} lets other machines in: give an --api-key that they must send, or --no-auth",
-            param="host",
+            f"{where} lets other machines in: give an --api-key that they must send, or --no-auth",
+            param="host" if listen.fd is None else "listen_fd",
         )
-    if listen.uds is not None and listen.fd is not None:
-        raise InvalidRequest("--uds and --listen-fd are two places to listen at: choose one", param="uds")
-    if given["ready_fd"] is not None:
-        _check_open(given["ready_fd"])
     debug = given["debug"]
     settings = Settings(
         names=(options.model or "demo", *given["aliases"]),
@@ -105,7 +106,7 @@ def _settings(options: Options, given: Mapping[str, Any], listen: Listen) -> Set
         allowed_hosts=tuple(filter(None, map(host_name, (*given["hosts"], listen.host)))),
         origins=tuple(origin.lower().rstrip("/") for origin in given["origins"]),
         check_host=listen.uds is None,
-        debug=listen.local if debug is None else debug,
+        debug=bound.local if debug is None else debug,
         debug_text=debug is True,
         running=given["max_batch"],
         queue=given["max_queue"],

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,9 @@ def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM)
     return process.returncode, log
 
 
-def refused(*options: str) -> str:
-    done = subprocess.run([*BASE, *options], capture_output=True, text=True, timeout=60, check=False)
+def refused(*options: str, pass_fds: Sequence[int] = ()) -> str:
+    command = [*BASE, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, pass_fds=pass_fds)
     assert done.returncode == 2 and not done.stdout, (done.returncode, done.stderr)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return line
@@ -195,6 +196,14 @@ def test_what_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert "no socket" in refused("--uds", str(tmp_path / "file"))
     assert "no socket" in refused("--listen-fd", "0")
+    for family, address in ((socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET, None), (socket.AF_UNIX, None)):
+        with socket.socket(family) as handed:
+            if address is not None:
+                handed.bind(address)
+            told = refused("--listen-fd", str(handed.fileno()), pass_fds=(handed.fileno(),))
+            assert ("--api-key" if address is not None else "no address") in told
+    one, _other = socket.socketpair()
+    assert "no address" in refused("--listen-fd", str(one.fileno()), pass_fds=(one.fileno(),))
     for descriptor in ("77", "99999999999"):
         assert "not open" in refused("--ready-fd", descriptor)
     assert "--parent-pid" in refused("--parent-pid", "99999999999")
