@@ -365,3 +365,14 @@ def test_what_is_sent_ahead_is_bounded() -> None:
         received(connection)
         eventually(lambda: engine.tickets[0].cancelled.is_set(), 3)
         server.idle()
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_end_of_the_server_does_not_wait_for_a_body(signals: int, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(scripted_model(ANSWER)[0], grace=0.2 if signals == 1 else 300.0) as server:
+        connection = server.raw(STREAM[:-5])
+        eventually(lambda: bool(server.server.server_state.tasks))
+        for _ in range(signals):
+            server.loop.call_soon_threadsafe(server.server.stop)
+        assert received(connection) == b""
+    assert not [one for one in caplog.records if one.exc_info], caplog.text
