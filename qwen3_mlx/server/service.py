@@ -135,13 +135,16 @@ class Service:
     def _prepare_chat(self, task: ChatTask) -> Prepared:
         self._check_length(characters(task.messages), "messages")
         thinking, budget = self.thinking(task)
+        params = task.params
+        if task.total is not None and budget is None:  # with a budget the two bound different things
+            params = replace(params, max_tokens=None)
         request, then = self.model.prepare(
             task.messages,
             thinking,
             budget,
             task.tools,
             task.grammar,
-            task.params,
+            params,
             tool_choice=task.tool_choice,
             parallel_tool_calls=task.parallel_tool_calls,
         )
