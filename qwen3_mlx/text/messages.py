@@ -130,6 +130,10 @@ def _assistant_fields(message: Mapping[str, Any], where: str, out: dict[str, Any
         if reasoning is not None:
             out["reasoning_content"] = reasoning
             break
+    for key in ("prefix", "partial"):
+        if message.get(key):
+            where = f"{where}.{key}"
+            raise InvalidRequest(f"{where} is not supported: an answer begins anew, it continues none", param=where)
     if message.get("function_call"):
         where = f"{where}.function_call"
         raise InvalidRequest(f"{where} is the old form of a call: send tool_calls", param=where)

@@ -58,6 +58,8 @@ WRONG = [
     (assistant(tool_calls={}), "messages[1].tool_calls", "list"),
     (assistant(tool_calls="f()"), "messages[1].tool_calls", "list"),
     (assistant(tool_calls=["f()"]), "messages[1].tool_calls[0]", "object"),
+    (assistant(content="Sure", prefix=True), "messages[1].prefix", "not supported"),
+    (assistant(content="Sure", partial=True), "messages[1].partial", "not supported"),
     (assistant(function_call={"name": "f"}), "messages[1].function_call", "tool_calls"),
     (call(type="function"), "messages[1].tool_calls[0].function", "name and arguments"),
     (call(type="custom", function={"name": "f"}), "messages[1].tool_calls[0].type", "'function'"),
