@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -62,7 +63,8 @@ class Connection(HttpToolsProtocol):
             self._await_headers()
             self._header_bytes += len(data)
         self._message_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._message_bytes > self._bounds.message_bytes:
             self._refuse(413, f"the request is larger than {self._bounds.message_bytes:,} bytes")
         elif self._in_headers and self._header_bytes > self._bounds.header_bytes:
@@ -71,6 +73,32 @@ class Connection(HttpToolsProtocol):
             self._refuse(429, f"more than {PIPELINED} requests were sent ahead on one connection")
         elif self.pipeline and len(self.cycle.body) > HIGH_WATER_LIMIT:
             self._refuse(413, f"a request that is sent ahead may have {HIGH_WATER_LIMIT:,} bytes until its turn comes")
+
+    def _feed(self, data: bytes) -> None:
+        """Has the parser read. A client that asks for another protocol (Java's, for HTTP/2) gets an answer in this one:
+        the parser would drop the body of its request, and is told of one that does not ask."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._upgrades:
+                    return  # CONNECT
+                version = self.parser.get_http_version().encode()
+                lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+                lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+                data = b"\r\n".join([*lines, b"", data[upgrade.args[0] :]])
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                return
+            else:
+                return
+
+    @property
+    def _upgrades(self) -> bool:
+        """Whether the request asks for another protocol."""
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -82,6 +110,8 @@ class Connection(HttpToolsProtocol):
             raise ValueError("too many headers")  # becomes a 400
 
     def on_headers_complete(self) -> None:
+        if self._upgrades:
+            return
         self._in_headers = False
         self._header_bytes = 0
         self._stop(self._headers_due)
@@ -93,6 +123,8 @@ class Connection(HttpToolsProtocol):
             self._answered = self.cycle
 
     def on_message_complete(self) -> None:
+        if self._upgrades:
+            return
         super().on_message_complete()
         self._in_headers = True
         self._message_bytes = 0

@@ -376,3 +376,19 @@ def test_the_end_of_the_server_does_not_wait_for_a_body(signals: int, caplog: py
             server.loop.call_soon_threadsafe(server.server.stop)
         assert received(connection) == b""
     assert not [one for one in caplog.records if one.exc_info], caplog.text
+
+
+@pytest.mark.parametrize("cut", [0, 1, 60, 130, 200, 235])
+def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(cut: int) -> None:
+    """Java's HTTP client asks for HTTP/2 with its first request, body and all."""
+    upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQ\r\n"
+    asked = request({"messages": HELLO, "max_tokens": 3}, headers=upgrade)
+    model, engine = scripted_model(ANSWER)
+    with serving(model) as server:
+        connection = server.raw(asked[:cut])
+        time.sleep(0.02)
+        health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n%sConnection: close\r\n\r\n"
+        connection.sendall(asked[cut:] + asked + health % b"Upgrade: websocket\r\n")
+        answer = received(connection)
+    assert answer.count(b"HTTP/1.1 200 OK") == 3 and answer.count(b"HTTP/1.1") == 3
+    assert [one.params.max_tokens for one in engine.requests] == [3, 3]
