@@ -13,12 +13,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import InvalidRequest
+from .schema_patterns import too_many_patterns
 from .tool_schema import resolve
 
 MAX_DEPTH = 64  # levels of a schema's own text: the compiler recurses
 MAX_SIZE = 1 << 20  # characters
 MAX_PARTS = 10_000  # objects and lists in a schema's text; what the compiler takes grows faster than they do
 MAX_PROPERTIES = 4_000  # of one object in it
+MAX_NAME_PATTERNS = 64  # patternProperties of all objects: the compiler compares them with each other
+MAX_PATTERNS = 8  # that one text has to match; the work of putting them together doubles with each
 MAX_WORK = 200_000  # schemas that are looked at, one as often as it is, to know whether a document ends
 #: JSON as the chat template and ``json.dumps`` write it. One spelling of what lies between the values leaves the model
 #: nothing to choose there: no endless whitespace, and longer runs of forced tokens.
@@ -47,7 +50,11 @@ def schema_text(schema: Any, param: str) -> str:
                 " one may come twice; name them in required",
                 param=param,
             )
-    if not _ends(schema, param):
+    known = _Known(param)
+    targets = _targets(schema, known)
+    if too_many_patterns(schema, targets, MAX_PATTERNS, known.look):
+        raise InvalidRequest(f"more than {MAX_PATTERNS} patterns and formats hold for one text", param=param)
+    if not _ends(schema, targets, known):
         raise InvalidRequest(
             "no document of this schema ever ends: each must contain another one; make a property optional, or give"
             " anyOf a way out",
@@ -63,7 +70,7 @@ def schema_text(schema: Any, param: str) -> str:
 
 def _too_large(schema: Any) -> str | None:
     """What there is too much of in a schema's text, if anything."""
-    level, depth, parts = [schema], 0, 0
+    level, depth, parts, patterns = [schema], 0, 0, 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
@@ -74,11 +81,15 @@ def _too_large(schema: Any) -> str | None:
                 if len(here) > MAX_PROPERTIES:
                     return f"has an object with more than {MAX_PROPERTIES:,} properties"
                 below.extend(here.values())
+                named = here.get("patternProperties")
+                patterns += len(named) if isinstance(named, Mapping) else 0
             elif isinstance(here, list):
                 below.extend(here)
             parts += isinstance(here, (Mapping, list))
         if parts > MAX_PARTS:
             return f"has more than {MAX_PARTS:,} objects and lists"
+        if patterns > MAX_NAME_PATTERNS:
+            return f"has more than {MAX_NAME_PATTERNS} patternProperties"
         level = below
     return None
 
@@ -170,9 +181,8 @@ class _Known(dict[str, bool]):
             raise InvalidRequest("the schema's references lead through each other in too many ways", param=self._param)
 
 
-def _ends(root: Mapping[str, Any], param: str) -> bool:
-    """Whether a finite document can be valid. The least fixed point: a reference ends if its target does without it."""
-    known = _Known(param)
+def _targets(root: Mapping[str, Any], known: _Known) -> dict[str, Any]:
+    """What the references in a schema lead to."""
     targets: dict[str, Any] = {}
     waiting: list[Any] = [root]
     while waiting:
@@ -182,6 +192,11 @@ def _ends(root: Mapping[str, Any], param: str) -> bool:
             if isinstance(reference, str) and reference not in targets:
                 targets[reference] = resolve(_decoded(reference), root)
                 waiting.append(targets[reference])
+    return targets
+
+
+def _ends(root: Mapping[str, Any], targets: Mapping[str, Any], known: _Known) -> bool:
+    """Whether a finite document can be valid. The least fixed point: a reference ends if its target does without it."""
     known.update(dict.fromkeys(targets, False))
     order = list(targets)
     changed = True

@@ -406,6 +406,10 @@ AGAIN = {"properties": {"a": {"$ref": "#"}}}
         ({"enum": ["x" * 1_100_000]}, "longer"),
         ({"properties": {f"p{i}": True for i in range(4001)}}, "properties"),
         ({"enum": [[i] for i in range(10_000)]}, "lists"),
+        (
+            {"anyOf": [{"patternProperties": {f"^{i}{j}$": {} for j in range(13)}} for i in range(5)]},
+            "patternProperties",
+        ),
     ],
 )
 def test_a_schema_that_cannot_be_kept_is_refused_by_name(schema: Any, reason: str) -> None:
@@ -468,6 +472,41 @@ def test_knowing_whether_a_document_ends_takes_little_work(monkeypatch: pytest.M
     with pytest.raises(InvalidRequest, match="too many ways") as caught:
         schemas.schema_text(_chain(random.Random(1).sample(range(200), 200)), "schema")
     assert caught.value.param == "schema"
+
+
+MATCHES: Any = [{"pattern": f".*{letter}.*"} for letter in "abcdefghijklmnopqrstuvwxyz"]
+NESTED: Any = {}
+for one in MATCHES:
+    NESTED = {"type": "string", **one, "allOf": [NESTED]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "allOf": MATCHES},
+        NESTED,
+        {"$ref": "#/$defs/a0", "$defs": {f"a{i}": {**m, "$ref": f"#/$defs/a{i + 1}"} for i, m in enumerate(MATCHES)}},
+        {"type": "object", "allOf": [{"properties": {"x": one}, "required": ["x"]} for one in MATCHES]},
+        {"type": "array", "minItems": 1, "allOf": [{"items": one} for one in MATCHES]},
+        {
+            "type": "object",
+            "allOf": [{"properties": {"x": one}} for one in MATCHES[:7]]
+            + [{"additionalProperties": one} for one in MATCHES[7:14]],
+        },
+    ],
+)
+def test_patterns_that_hold_together_are_few(schema: Any) -> None:
+    """The compiler's work doubles with each; it would not come back from these."""
+    with pytest.raises(InvalidRequest, match="patterns and formats") as caught:
+        Controller(json_request(schema), vocabulary)
+    assert caught.value.param == "schema"
+
+
+def test_patterns_that_hold_for_different_texts_may_be_many() -> None:
+    parts = [{"type": "object", "properties": {f"x{i}{j}": {"pattern": "^a$"} for j in range(9)}} for i in range(9)]
+    Controller(json_request({"allOf": parts}), vocabulary)
+    Controller(json_request({"allOf": [{"type": "string"}, {"pattern": "^a+$"}, {"maxLength": 3}]}), vocabulary)
+    Controller(json_request({"type": "string", "anyOf": MATCHES}), vocabulary)
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?=a)b", "a$b", r"\bfoo", r"[^\s\S]"])
