@@ -26,10 +26,7 @@ class Receipts:
     def __init__(self, folder: str, made_with: Mapping[str, Any]) -> None:
         self._folder = Path(folder)
         self._made_with = dict(made_with)
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidRequest(f"--dump-requests {folder}: {error.strerror}", param="dump_requests") from None
+        make_folder(folder)
 
     def write(self, name: str, body: Any, requests: Sequence[Request], choices: Sequence[Sequence[Event]]) -> None:
         """One request's receipt. A full disk costs the receipt, not the answer."""
@@ -52,6 +49,14 @@ class Receipts:
                 raise
         except (OSError, TypeError) as error:
             logger.warning("a receipt was not written", extra={"fields": {"path": path, "reason": error}})
+
+
+def make_folder(folder: str) -> None:
+    """Raises InvalidRequest if there can be none of this name."""
+    try:
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"--dump-requests {folder}: {error.strerror}", param="dump_requests") from None
 
 
 def _choice(request: Request, events: Sequence[Event]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..cli.options import Options
 from ..errors import InvalidRequest
 from . import log
 from .lifecycle import Watch, make_server, tell_ready
+from .receipts import make_folder
 from .security import host_name
 from .service import Service
 from .settings import Settings
@@ -97,6 +98,8 @@ def _settings(options: Options, given: Mapping[str, Any], listen: Listen, bound:
             f"{where} lets other machines in: give an --api-key that they must send, or --no-auth",
             param="host" if listen.fd is None else "listen_fd",
         )
+    if given["dump_requests"] is not None:
+        make_folder(given["dump_requests"])
     debug = given["debug"]
     settings = Settings(
         names=(options.model or "demo", *given["aliases"]),

@@ -196,6 +196,7 @@ def test_what_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert "no socket" in refused("--uds", str(tmp_path / "file"))
     assert "no socket" in refused("--listen-fd", "0")
+    assert "--dump-requests" in refused("--port", "0", "--dump-requests", str(tmp_path / "file"), "--model", "no-such")
     for family, address in ((socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET, None), (socket.AF_UNIX, None)):
         with socket.socket(family) as handed:
             if address is not None:
