@@ -127,7 +127,8 @@ def _names(value: Any) -> list[str]:
 def _composed(schema: Mapping[str, Any]) -> bool:
     """Whether objects may be put together from several parts, each of which lists some of the properties."""
     return any(
-        len(node.get("allOf") or ()) > 1 or ("properties" in node and node.keys() & {"anyOf", "oneOf", "allOf", "$ref"})
+        (isinstance(parts := node.get("allOf"), list) and len(parts) > 1)
+        or ("properties" in node and node.keys() & {"anyOf", "oneOf", "allOf", "$ref"})
         for node in _nodes(schema)
     )
 

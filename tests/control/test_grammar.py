@@ -402,6 +402,7 @@ AGAIN = {"properties": {"a": {"$ref": "#"}}}
         ({"$ref": "#/$defs/missing"}, "missing"),
         ({"type": "integer", "minimum": 1.2, "maximum": 1.8}, "integer"),
         ({"minimum": "x"}, "minimum"),
+        ({"allOf": 5}, "allOf"),
         (json.loads('{"items": ' * 200 + "{}" + "}" * 200), "deep"),
         ({"enum": ["x" * 1_100_000]}, "longer"),
         ({"properties": {f"p{i}": True for i in range(4001)}}, "properties"),

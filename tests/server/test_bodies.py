@@ -294,6 +294,8 @@ SCHEMAS: list[Any] = [
     {"type": "string", "pattern": "(?=x)"},
     {"type": "object", "properties": []},
     {"$ref": "#"},
+    {"allOf": True},
+    {"properties": {"a": {"patternProperties": 5, "allOf": 1.5}}},
 ]
 
 
