@@ -19,7 +19,7 @@ from .tool_schema import resolve
 MAX_DEPTH = 64  # levels of a schema's own text: the compiler recurses
 MAX_SIZE = 1 << 20  # characters
 MAX_PARTS = 10_000  # objects and lists in a schema's text; what the compiler takes grows faster than they do
-MAX_PROPERTIES = 4_000  # of one object in it
+MAX_PROPERTIES = 2_000  # of one object in it
 MAX_NAME_PATTERNS = 64  # patternProperties of all objects: the compiler compares them with each other
 MAX_PATTERNS = 8  # that one text has to match; the work of putting them together doubles with each
 MAX_WORK = 200_000  # schemas that are looked at, one as often as it is, to know whether a document ends
