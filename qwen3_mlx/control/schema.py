@@ -18,7 +18,7 @@ from .tool_schema import resolve
 
 MAX_DEPTH = 64  # levels of a schema's own text: the compiler recurses
 MAX_SIZE = 1 << 20  # characters
-MAX_PARTS = 10_000  # objects and lists in a schema's text; what the compiler takes grows faster than they do
+MAX_PARTS = 5_000  # objects, lists and booleans in a schema's text; what the compiler takes grows faster than they do
 MAX_PROPERTIES = 2_000  # of one object in it
 MAX_NAME_PATTERNS = 64  # patternProperties of all objects: the compiler compares them with each other
 MAX_PATTERNS = 8  # that one text has to match; the work of putting them together doubles with each
@@ -85,9 +85,9 @@ def _too_large(schema: Any) -> str | None:
                 patterns += len(named) if isinstance(named, Mapping) else 0
             elif isinstance(here, list):
                 below.extend(here)
-            parts += isinstance(here, (Mapping, list))
+            parts += isinstance(here, (Mapping, list, bool))
         if parts > MAX_PARTS:
-            return f"has more than {MAX_PARTS:,} objects and lists"
+            return f"has more than {MAX_PARTS:,} objects, lists and booleans"
         if patterns > MAX_NAME_PATTERNS:
             return f"has more than {MAX_NAME_PATTERNS} patternProperties"
         level = below

@@ -406,7 +406,8 @@ AGAIN = {"properties": {"a": {"$ref": "#"}}}
         (json.loads('{"items": ' * 200 + "{}" + "}" * 200), "deep"),
         ({"enum": ["x" * 1_100_000]}, "longer"),
         ({"properties": {f"p{i}": True for i in range(2001)}}, "properties"),
-        ({"enum": [[i] for i in range(10_000)]}, "lists"),
+        ({"enum": [[i] for i in range(5000)]}, "lists"),
+        ({"items": {"properties": {f"p{i}": True for i in range(2000)}}, "enum": [True] * 3000}, "booleans"),
         (
             {"anyOf": [{"patternProperties": {f"^{i}{j}$": {} for j in range(13)}} for i in range(5)]},
             "patternProperties",
