@@ -57,13 +57,11 @@ def _random(leaf: Leaf) -> dict[str, mx.array]:
         return {f"{leaf.path}.weight": mx.ones(leaf.shape, mx.bfloat16)}
     shapes = packed_shapes(leaf.shape, spec)
     codes = 1 << spec.bits
-    # Codes are spread evenly over 0 ... codes - 1: the deviation is codes / sqrt(12), and the bias brings the mean to 0.
+    # Codes are spread evenly over 0 ... codes - 1: the deviation is codes / sqrt(12); the bias brings the mean to 0.
     scales = mx.random.uniform(0.5, 1.5, shapes["scales"]) * (SPREAD * 12**0.5 / codes)
     words = mx.random.randint(0, 1 << 32, shapes["weight"], mx.uint32)
     made = {"weight": words, "scales": scales, "biases": -(codes - 1) / 2 * scales}
-    return {
-        f"{leaf.path}.{part}": made[part].astype(mx.uint32 if part == "weight" else mx.bfloat16) for part in shapes
-    }
+    return {f"{leaf.path}.{part}": made[part].astype(mx.uint32 if part == "weight" else mx.bfloat16) for part in shapes}
 
 
 def _source(config: ModelConfig) -> dict[str, Any]:
