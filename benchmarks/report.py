@@ -76,7 +76,7 @@ def text(every: Sequence[Result]) -> str:
         lines += ["", f"## {result.name}", "", result.what]
         names = {id(table): name for name, table in plotted(result)}
         for run in result.runs:
-            lines += ["", *_run(run, _letter(hosts.index(result.host)))]
+            lines += ["", *_run(result, run, _letter(hosts.index(result.host)))]
             for table in run.tables:
                 lines += ["", *_table(table)]
                 if name := names.get(id(table)):
@@ -96,10 +96,12 @@ def _letter(place: int) -> str:
     return f"M{place + 1}"
 
 
-def _run(run: Run, host: str) -> list[str]:
+def _run(result: Result, run: Run, host: str) -> list[str]:
     model = f"`{run.model}`, " if run.model else ""
-    begin, end = (f"{load[0]:g}" for load in run.load)
-    return [f"`{run.command}`", "", f"({model}machine {host}, {run.date[:10]}, load average {begin} to {end})"]
+    begin, end = run.load[0][0], run.load[1][0]
+    busy = ", **beside other work**" if begin > result.machine.cores else ""
+    where = f"{model}machine {host}, {run.date[:10]}, load average {begin:g} to {end:g}{busy}"
+    return [f"`{run.command}`", "", f"({where}; [samples](results/{result.name}.json))"]
 
 
 def _table(table: Table) -> list[str]:
@@ -107,7 +109,7 @@ def _table(table: Table) -> list[str]:
     peers = [side for side in sides if side != OURS and OURS in sides]
     heads = [table.quantity.axis, *sides, *(f"{OURS} / {peer}" for peer in peers)]
     lines = [
-        f"**{table.quantity.kind}**: {table.quantity}",
+        f"**{table.quantity.kind}**: {table.quantity}{_rounds(table)}",
         "",
         _cells(heads),
         _cells(["---"] * len(heads)),
@@ -117,6 +119,16 @@ def _table(table: Table) -> list[str]:
         at = f"{row.at:,}" if isinstance(row.at, int) else row.at
         lines.append(_cells([at, *(row.cell(side) for side in sides), *ratios]))
     return lines
+
+
+def _rounds(table: Table) -> str:
+    """How many samples a cell has."""
+    counts = sorted(len(values) for row in table.rows for values in row.samples.values())
+    if table.quantity.kind == "predicted" or not counts:
+        return ""
+    least, most = counts[0], counts[-1]
+    number = f"{least}" if least == most else f"{least} to {most}"
+    return f", {number} round{'s' if most > 1 else ''}"
 
 
 def _cells(texts: Sequence[str]) -> str:

@@ -28,8 +28,8 @@ def test_text() -> None:
         "- **M1**: a processor, 2 cores, 8 GB, Linux x86_64, MLX on the CPU; python 3.11.7, mlx 0.32.4, commit" in text
     )
     assert "## decode\n\nHow fast one answer grows.\n\n`python -m benchmarks decode`\n" in text
-    assert "(`demo`, machine M1, 2026-11-30, load average 0.1 to 1.5)" in text
-    assert "**measured**: decode (tokens/s; more is better)" in text
+    assert "(`demo`, machine M1, 2026-11-30, load average 0.1 to 1.5; [samples](results/decode.json))" in text
+    assert "**measured**: decode (tokens/s; more is better), 1 to 3 rounds\n" in text
     assert "| tokens of context | qwen3-mlx | mlx-lm | qwen3-mlx / mlx-lm |\n| --- | --- | --- | --- |\n" in text
     assert "| 0 | 100 (90.0 to 120) | 45.0 (40.0 to 50.0) | 2.22x |\n| 256 | 80.0 | 50.0 | 1.60x |\n" in text
     assert "**predicted**: at least (ms; less is better)\n\n| model | M4 Max |\n| --- | --- |\n| 8B | 8.07 |" in text
@@ -42,6 +42,13 @@ def test_a_side_that_is_missing_in_a_row_is_left_empty() -> None:
     whole = run()
     text = report.text([result(replace(whole, tables=(table,)))])
     assert "| 0 | 1.00 | 2.00 | 0.500x |\n| 8 | 3.00 |  |  |\n" in text
+
+
+def test_a_busy_machine_is_called_so() -> None:
+    quiet = run()
+    busy = replace(quiet, load=((2.5, 0.0, 0.0), (9.0, 0.0, 0.0)))
+    texts = [report.text([result(one)]) for one in (quiet, busy)]
+    assert ["beside other work" in text for text in texts] == [False, True]
 
 
 def test_machines_are_told_apart_and_benchmarks_ordered() -> None:
