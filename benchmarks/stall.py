@@ -86,7 +86,7 @@ def main() -> None:
             folder = hub.resolve(args.model)
             if args.layers:
                 folder = first_layers(folder, Path(scratch) / "layers", args.layers)
-            folder = adapted(folder, Path(scratch), context=args.length + ROOM)
+            folder = adapted(folder, Path(scratch) / "long", context=args.length + ROOM)
             with Qwen3.load(folder, stall=bound, prefix_cache_bytes=0) as q:
                 prompts = [prompt(q.tokenizer, args.length, seed) for seed in range(args.prompts)]
                 alone, busy, took = gaps(q, prompts)
