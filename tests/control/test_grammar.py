@@ -564,3 +564,28 @@ def test_thoughts_and_text_share_no_token() -> None:
         for kind in (ThinkingDelta, TextDelta)
     )
     assert thought.strip() == out.thinking == "名" and text == out.text
+
+
+def test_a_grammar_is_compiled_once_for_all_answers_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import llguidance
+
+    made: list[str] = []
+    real = llguidance.LLMatcher
+
+    def compile_(tokenizer: Any, text: str, **options: Any) -> Any:
+        made.append(text)
+        return real(tokenizer, text, **options)
+
+    monkeypatch.setattr(llguidance, "LLMatcher", compile_)
+    req = json_request({"enum": ["once", "twice", 7]})
+    whole = play(req, draw(1), vocabulary)
+    assert len(made) == 1
+    # Answers side by side, and one that was broken off, leave the next as the first was.
+    first, second = follow(req, vocabulary), follow(req, vocabulary)
+    at_first = second.mask()
+    first.accept(allowed(first.mask(), vocabulary)[0])
+    assert second.mask() == at_first == follow(req, vocabulary).mask() and first.mask() != at_first
+    assert play(req, draw(1), vocabulary) == whole
+    assert len(made) == 1
+    follow(json_request({"enum": ["once"]}), vocabulary)
+    assert len(made) == 2
