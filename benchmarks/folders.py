@@ -48,6 +48,22 @@ def _never_end(folder: Path, config: dict) -> None:
         path.write_text(json.dumps({**held, key: value}))
 
 
+def first_layers(folder: Path, into: Path, count: int) -> Path:
+    """A copy of a checkpoint that has its first ``count`` layers only."""
+    import mlx.core as mx
+
+    shutil.copytree(folder, into)
+    config = json.loads((into / "config.json").read_text())
+    gone = tuple(f"model.layers.{index}." for index in range(count, config["num_hidden_layers"]))
+    for path in into.glob("*.safetensors"):
+        arrays: Any = mx.load(str(path))
+        kept = {name: array for name, array in arrays.items() if not name.startswith(gone)}
+        mx.eval(list(kept.values()))
+        mx.save_safetensors(str(path), kept, metadata={"format": "pt"})
+    (into / "config.json").write_text(json.dumps({**config, "num_hidden_layers": count}))
+    return into
+
+
 def in_float32(folder: Path, into: Path) -> Path:
     """A copy of a checkpoint with its weights in float32."""
     import mlx.core as mx

@@ -35,8 +35,9 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from qwen3_mlx.cache.groups import GroupedCache
 from qwen3_mlx.cache.kv import KVCache
+from qwen3_mlx.chips import find
 from qwen3_mlx.config import ModelConfig, QuantSpec
-from qwen3_mlx.costs import active_parameters, expert_parameters, kv_bytes_per_token, moe_layers, packed_bytes
+from qwen3_mlx.costs import bytes_by_role, step_bytes
 from qwen3_mlx.engine.step import DecodeStep
 from qwen3_mlx.kernels import Kernels, Lengths, resolve
 from qwen3_mlx.kernels.dispatch import on_metal, on_stock
@@ -66,7 +67,7 @@ _COMMON = {
     "rope_theta": 1e6,
     "tie_word_embeddings": False,
 }
-M4_MAX = 546e9  # bytes of memory a second
+(M4_MAX,) = find("M4 Max 40")
 MODELS: dict[str, dict[str, Any]] = {
     "30B-A3B": {
         **_COMMON,
@@ -274,13 +275,8 @@ def median(step: _Step) -> float:
 def bandwidth_bound(name: str, position: int, batch: int) -> float:
     """Milliseconds that an M4 Max needs to read what a step of the released model reads."""
     config = RELEASED[f"qwen3:{name.lower()}"]
-    experts = moe_layers(config) * expert_parameters(config)
-    weights = active_parameters(config)
-    if experts:
-        read = config.num_experts * (1 - (1 - config.num_experts_per_tok / config.num_experts) ** batch)
-        weights += round(experts * (read - config.num_experts_per_tok))
-    size = packed_bytes(weights, config.hidden_size, QuantSpec(4, 64))
-    return (size + batch * position * kv_bytes_per_token(config)) / M4_MAX * 1e3
+    read = step_bytes(config, bytes_by_role(config, spec=QuantSpec(4, 64)), position, batch)
+    return read / M4_MAX.bandwidth / 1e6
 
 
 @benchmark(runs=20, model=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -168,6 +169,11 @@ class Qwen3:
         mx.eval(logits)  # another thread could not
         return logits
 
+    @property
+    def weight_bytes(self) -> costs.Parameters:
+        """Bytes that the weights take here, by role."""
+        return self._model.held()
+
     # -- text ----------------------------------------------------------------------------------------------------
 
     def render(self, messages: Messages, thinking: bool = True, tools: Tools | None = None) -> str:
@@ -326,10 +332,10 @@ class Qwen3:
 
     def prepare_raw(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Request:
         """What ``stream_raw`` hands to the engine."""
-        if not prompt:
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else _ids(prompt)
+        if not tokens:
             raise InvalidRequest("the prompt is empty: there is nothing to continue", param="prompt")
         resolved = self._params(params, thinking=False)
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         return Request(tuple(tokens), resolved, thinking=False, raw=True)
 
     @property
@@ -434,6 +440,13 @@ def _messages(messages: Messages) -> list[dict[str, Any]]:
             )
         out.append(message.to_dict() if isinstance(message, Message) else dict(message))
     return out
+
+
+def _ids(prompt: Sequence[int]) -> list[int]:
+    try:
+        return [int(operator.index(token)) for token in prompt]
+    except TypeError:
+        raise InvalidRequest("a prompt to continue must be a text, or a list of token ids", param="prompt") from None
 
 
 def _context(asked: int | None, config: ModelConfig) -> int:

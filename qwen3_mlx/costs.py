@@ -1,4 +1,5 @@
-"""What a model of a given config takes, in closed form: parameters, and bytes of weights, cache and activations.
+"""What a model of a given config takes, in closed form: parameters, bytes of weights, cache and activations, and what a
+decode step reads and launches.
 
 Nothing is loaded or allocated to know these; the tests hold them against real arrays.
 """
@@ -6,7 +7,7 @@ Nothing is loaded or allocated to know these; the tests hold them against real a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .config import ModelConfig, QuantSpec
 
@@ -19,7 +20,7 @@ DRAWING = 13  # times a row's logits in float32: the most that a draw with every
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Numbers of weights by their role. A tied embedding counts once, as ``embedding``."""
+    """Numbers of weights by their role, or the bytes that they take. A tied embedding counts once, as ``embedding``."""
 
     embedding: int
     head: int
@@ -80,24 +81,35 @@ def attention_depth(config: ModelConfig) -> float:
 
 
 def weight_bytes(config: ModelConfig, itemsize: int = 2, spec: QuantSpec | None = None) -> int:
-    """Bytes of all weights, ``itemsize`` bytes each, or packed as ``spec``.
+    """Bytes of all weights: :func:`bytes_by_role` added up."""
+    return bytes_by_role(config, itemsize, spec).total
+
+
+def bytes_by_role(config: ModelConfig, itemsize: int = 2, spec: QuantSpec | None = None) -> Parameters:
+    """Bytes of the weights of each role, ``itemsize`` bytes a weight, or packed as ``spec``.
 
     Packed models keep norms as they are and routers at 8 bits, and leave a matrix whose width does not divide into
     groups unpacked; that is this converter's recipe, and the official one.
     """
-    count = parameters(config)
+    count, hidden = parameters(config), config.hidden_size
     if spec is None:
-        return count.total * itemsize
-    hidden, inner = config.hidden_size, config.intermediate_size
-    size = count.norms * itemsize
-    size += packed_bytes(count.embedding + count.head, hidden, spec, itemsize)
-    size += packed_bytes(count.router, hidden, ROUTER, itemsize)
-    # q, k, v read the hidden width and o the heads'; gate and up read the hidden width and down the inner one
-    size += packed_bytes(count.attention - _o_proj(config), hidden, spec, itemsize)
-    size += packed_bytes(_o_proj(config), config.q_size, spec, itemsize)
-    for whole, width in ((count.mlp, inner), (count.experts, config.moe_intermediate_size)):
-        size += packed_bytes(whole // 3 * 2, hidden, spec, itemsize) + packed_bytes(whole // 3, width, spec, itemsize)
-    return size
+        return Parameters(*(getattr(count, field.name) * itemsize for field in fields(count)))
+
+    def gated(weights: int, inner: int) -> int:  # gate and up read the hidden width, down reads the inner one
+        outer = packed_bytes(weights // 3 * 2, hidden, spec, itemsize)
+        return outer + packed_bytes(weights // 3, inner, spec, itemsize)
+
+    return Parameters(
+        embedding=packed_bytes(count.embedding, hidden, spec, itemsize),
+        head=packed_bytes(count.head, hidden, spec, itemsize),
+        # q, k, v read the hidden width and o the heads'
+        attention=packed_bytes(count.attention - _o_proj(config), hidden, spec, itemsize)
+        + packed_bytes(_o_proj(config), config.q_size, spec, itemsize),
+        mlp=gated(count.mlp, config.intermediate_size),
+        experts=gated(count.experts, config.moe_intermediate_size),
+        router=packed_bytes(count.router, hidden, ROUTER, itemsize),
+        norms=count.norms * itemsize,
+    )
 
 
 def _o_proj(config: ModelConfig) -> int:
@@ -127,6 +139,72 @@ def kv_bytes_per_token(config: ModelConfig, kv_bits: int | None = None, itemsize
         return values * itemsize
     group = 64 if config.head_dim % 64 == 0 else 32
     return values * kv_bits // 8 + values // group * 2 * SCALE_BYTES
+
+
+def chosen_experts(config: ModelConfig, rows: int) -> float:
+    """Experts of a layer that at least one of ``rows`` rows is expected to choose, if each row chooses at random: of n,
+    k a row, ``n (1 - (1 - k/n)^rows)``. Rows that say alike choose fewer."""
+    return config.num_experts * (1 - (1 - config.num_experts_per_tok / config.num_experts) ** rows)
+
+
+def step_bytes(
+    config: ModelConfig,
+    weights: Parameters,
+    context: float,
+    rows: int = 1,
+    kv_bits: int | None = None,
+    itemsize: int = 2,
+) -> float:
+    """Bytes that a decode step of ``rows`` rows has to read, whoever computes it: the weights that take part (of
+    ``weights``, bytes by role, of an embedding that is no head next to nothing), of the experts those that are chosen,
+    and the keys and values of ``context`` tokens of each row."""
+    read: float = weights.total - (0 if config.tie_word_embeddings else weights.embedding)
+    if config.num_experts:
+        read -= weights.experts * (1 - chosen_experts(config, rows) / config.num_experts)
+    return read + rows * context * kv_bytes_per_token(config, kv_bits, itemsize)
+
+
+def dispatches(
+    config: ModelConfig, spec: QuantSpec | None, context: int, rows: int = 1, kv_bits: int | None = None
+) -> int | None:
+    """Kernels that a decode step launches on a Mac's GPU where all of ours are trusted, the drawing of a token not
+    included; weights packed as ``spec``; ``rows`` of one group with ``context`` tokens each. ``None`` for heads that
+    our kernels do not take, and from 64 rows on, which nobody has counted.
+
+    Counted from graphs (``benchmarks/dispatches.py``), which the tests hold this to.
+    """
+    sharing = config.num_attention_heads // config.num_key_value_heads
+    if config.head_dim not in (64, 128) or sharing not in (1, 2, 4, 5, 8, 16) or rows > 63:
+        return None
+    # two norms, two residuals, two projections, norm and RoPE; then keys and values are written, and attended to
+    layer = 7 + (3 if kv_bits is None else 2 + _in_blocks(context, sharing, kv_bits))
+    sparse = moe_layers(config)
+    total = config.num_hidden_layers * layer + (config.num_hidden_layers - sparse) * 3  # gate and up, SwiGLU, down
+    total += sparse * (2 + _expert_dispatches(config, spec, rows))  # router, choice
+    # a table of cosines, the last norm, the head; the embedding; the rows' lengths
+    return total + 3 + (1 if spec is None else 2) + (0 if kv_bits is None else 1)
+
+
+def _in_blocks(context: int, q_per_kv: int, bits: int) -> bool:
+    """Whether attention over a packed cache goes by several blocks, which are merged. A step is traced for whole
+    ``CACHE_STEP``."""
+    return -(-(context + 1) // CACHE_STEP) * CACHE_STEP > attention_block(q_per_kv, bits)
+
+
+def attention_block(q_per_kv: int, bits: int) -> int:
+    """Tokens of a block: 256 or 512, down to whole steps of four simdgroups, which take 32 scores at a time each, of up
+    to 8 heads."""
+    step = 4 * (32 // min(q_per_kv, 8))
+    return (512 if bits == 4 else 256) // step * step
+
+
+def _expert_dispatches(config: ModelConfig, spec: QuantSpec | None, rows: int) -> int:
+    """Of a layer's chosen experts: our kernels one by one or grouped by expert, or else MLX's own operations, which
+    sort 64 pairs of a row and an expert and more."""
+    wide = config.hidden_size % 128 == 0 == config.moe_intermediate_size % 128
+    if wide and spec is not None and spec.mode == "affine" and spec.bits in (4, 8):
+        return 2 if rows <= 8 else 4
+    return (13 if spec is None else 7) + (4 if rows * config.num_experts_per_tok >= 64 else 0)
 
 
 @dataclass(frozen=True, slots=True)

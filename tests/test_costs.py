@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import mlx.core as mx
 import pytest
@@ -10,15 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
+from benchmarks import host_graph
+from benchmarks.dispatches import launches
 from qwen3_mlx import costs
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
+from qwen3_mlx.kernels import decode_attention
+from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.qwen3 import Qwen3
 from tests.golden.cases import CASES
 from tests.model.build import random_weights
 from tests.released import RELEASED
 
+#: What the names of arrays say of their role, the first that fits.
+ROLES = {
+    "norm.weight": "norms",
+    "layernorm": "norms",
+    "embed_tokens": "embedding",
+    "lm_head": "head",
+    "self_attn": "attention",
+    "switch_mlp": "experts",
+    "mlp.gate.": "router",
+    "mlp": "mlp",
+}
 # billions of parameters: all, without embeddings, active for one token, as the release's model cards round them
 CARDS = {
     "Qwen3-0.6B": (0.6, 0.44, None),
@@ -80,6 +95,22 @@ def _packed_size(config: ModelConfig, spec: QuantSpec) -> int:
 def test_packed_weights_against_unevaluated_arrays(name: str, spec: QuantSpec) -> None:
     config = ModelConfig.from_dict(RELEASED[name])
     assert costs.weight_bytes(config, spec=spec) == _packed_size(config, spec)
+
+
+@pytest.mark.parametrize("spec", [None, QuantSpec(4, 64), QuantSpec(6, 32)], ids=str)
+@pytest.mark.parametrize("name", ["Qwen3-0.6B", "Qwen3-8B", "Qwen3-30B-A3B"])
+def test_bytes_by_role_against_unevaluated_arrays(name: str, spec: QuantSpec | None) -> None:
+    """Told apart by the names of the arrays."""
+    config = ModelConfig.from_dict(RELEASED[name])
+    held = costs.bytes_by_role(config, spec=spec)
+    found = dict.fromkeys((field.name for field in fields(held)), 0)
+    for path, value in tree_flatten(Qwen3(config).parameters()):
+        role = next(role for sign, role in ROLES.items() if sign in path)
+        own = spec and (costs.ROUTER if role == "router" else spec)
+        packed = own and value.ndim > 1
+        found[role] += value.size * 2 if not packed else costs.packed_bytes(value.size, value.shape[-1], own)
+    assert asdict(held) == found
+    assert held.total == costs.weight_bytes(config, spec=spec)
 
 
 def test_widths_that_do_not_divide_stay_unpacked() -> None:
@@ -168,3 +199,86 @@ def test_the_tokens_that_fit_are_the_most_that_do(limit: int, kv_bits: int | Non
     tokens = footprint.tokens(limit, 512)
     assert not tokens or footprint.peak([(1, tokens)], 512) <= limit
     assert footprint.peak([(1, tokens + costs.CACHE_STEP)], 512) > limit
+
+
+# -- a decode step -----------------------------------------------------------------------------------------------------
+
+
+def test_the_bytes_of_a_step_of_8b_by_hand() -> None:
+    """4.5 bits a weight with its share of scale and bias; norms in 16 bits; a position's keys and values are 147,456
+    bytes."""
+    config = ModelConfig.from_dict(RELEASED["Qwen3-8B"])
+    layer = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 12288
+    weights = (36 * layer + 151936 * 4096) * 4.5 / 8 + (36 * 2 * (4096 + 128) + 4096) * 2
+    read = costs.step_bytes(config, costs.bytes_by_role(config, spec=QuantSpec(4, 64)), 1000)
+    assert read == weights + 1000 * 36 * 2 * 1024 * 2
+    assert read == pytest.approx(4.26e9 + 0.147e9, rel=0.002)
+
+
+def test_the_bytes_of_a_step_of_30b_a3b_by_hand() -> None:
+    """8 experts of 128, 8.5 bits a weight of a router; of a cache of 8 bits 8.5 a value."""
+    config = ModelConfig.from_dict(RELEASED["Qwen3-30B-A3B"])
+    attention, experts, router = 2048 * (4096 + 2 * 512) + 4096 * 2048, 8 * 3 * 2048 * 768, 128 * 2048
+    weights = (48 * (attention + experts) + 151936 * 2048) * 4.5 / 8 + 48 * router * 8.5 / 8
+    weights += (48 * 2 * (2048 + 128) + 2048) * 2
+    held = costs.bytes_by_role(config, spec=QuantSpec(4, 64))
+    assert costs.step_bytes(config, held, 0) == pytest.approx(weights, rel=1e-12)
+    assert weights == pytest.approx(1.71e9, rel=0.01)
+    assert costs.step_bytes(config, held, 4096, kv_bits=8) == pytest.approx(weights + 4096 * 48 * 1024 * 8.5 / 8)
+
+
+def test_experts_that_rows_choose() -> None:
+    config = ModelConfig.from_dict(RELEASED["Qwen3-30B-A3B"])
+    assert costs.chosen_experts(config, 1) == pytest.approx(8)
+    assert costs.chosen_experts(config, 2) == pytest.approx(8 + 8 - 64 / 128)  # two sets of 8 share half a one
+    assert costs.chosen_experts(config, 63) < 128
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_embedding_is_read_where_it_is_the_head(tied: bool) -> None:
+    config = replace(ModelConfig.from_dict(RELEASED["Qwen3-8B"]), tie_word_embeddings=tied)
+    held = costs.bytes_by_role(config)
+    assert costs.step_bytes(config, held, 0) == held.layers + (held.embedding if tied else held.head)
+
+
+@pytest.mark.parametrize(
+    ("kv_bits", "context", "rows"),
+    [
+        *((None, 300, rows) for rows in (1, 7, 8, 9, 63)),
+        *((*cache, rows) for cache in ((8, 255), (8, 257), (4, 511), (4, 513)) for rows in (1, 9)),
+    ],
+)
+@pytest.mark.parametrize("bits", [4, 3, None])
+@pytest.mark.parametrize("name", ["8B", "30B-A3B"])
+def test_launches_of_a_step_against_its_graph(
+    name: str, bits: int | None, kv_bits: int | None, context: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ModelConfig.from_dict({**host_graph.MODELS[name], "num_hidden_layers": 2})
+    if bits is not None:
+        pack = host_graph._pack
+        monkeypatch.setattr(
+            host_graph, "_pack", lambda model, path, kind, its: pack(model, path, kind, bits if its == 4 else its)
+        )
+    kernels = on_metal(on_stock("metal"), lambda *_: True)
+    step = host_graph.ours(config, kernels, bits is not None, context, kv_bits, mx.bfloat16, batch=rows)
+    counted = launches(step.graph, mx.array([[1]] * rows)).total()
+    spec = None if bits is None else QuantSpec(bits, 64)
+    assert costs.dispatches(config, spec, context, rows, kv_bits) == counted
+
+
+def test_launches_of_released_models() -> None:
+    """The table of benchmarks/README.md."""
+    moe, dense = (ModelConfig.from_dict(RELEASED[f"Qwen3-{name}"]) for name in ("30B-A3B", "8B"))
+    assert costs.dispatches(moe, QuantSpec(4, 64), 1000) == 48 * 14 + 5 == 677
+    assert costs.dispatches(dense, QuantSpec(4, 64), 1000) == 36 * 13 + 5 == 473
+    assert costs.dispatches(moe, QuantSpec(4, 64), 1000, kv_bits=8) == 678
+    assert costs.dispatches(dense, QuantSpec(4, 64), 1000, kv_bits=8) == 474
+    assert costs.dispatches(moe, QuantSpec(4, 64), 1000, rows=64) is None
+    assert costs.dispatches(replace(dense, head_dim=96), QuantSpec(4, 64), 1000) is None
+    assert costs.dispatches(replace(dense, num_attention_heads=24), QuantSpec(4, 64), 1000) is None
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("sharing", [1, 2, 4, 5, 8, 16])
+def test_blocks_are_those_of_the_kernel(sharing: int, bits: int) -> None:
+    assert costs.attention_block(sharing, bits) == decode_attention.block_size(sharing, bits)

@@ -32,7 +32,9 @@ LAW: dict[str, set[str]] = {
     "errors": {"types"},
     "machine": set(),
     "config": BASE,
+    "chips": {"errors"},
     "costs": LOW,
+    "predict": LOW | {"chips"},
     "released": LOW,
     "names": LOW,
     "hub": BASE,
@@ -48,8 +50,8 @@ LAW: dict[str, set[str]] = {
     "api": API,
     "generate": API | {"cli"},  # the command's two spellings are one function
     "server": API | {"cli"},
-    "doctor": WEIGHTS | {"hub", "released"},
-    "cli": API | {"convert", "doctor", "package", "server"},
+    "doctor": WEIGHTS | {"chips", "hub", "released"},
+    "cli": API | {"chips", "convert", "doctor", "package", "predict", "released", "server"},
     "convert": WEIGHTS | {"hub", "package"},
     "convert.__main__": {"convert", "cli"},  # an entry point: it ends a process as the other commands do
     "package": {"api", *BASE},  # qwen3_mlx/__init__.py
@@ -68,6 +70,10 @@ WITHOUT_MLX = (
     "types",
     "errors",
     "machine",
+    "chips",
+    "costs",
+    "predict",
+    "released",
     "hub",
     "control",
     "text",
@@ -244,7 +250,8 @@ def loaded_with(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "entry", ["api", "generate", "cli", "cli.generate", "cli.models", "cli.doctor", "cli.serve", "hub", "weights"]
+    "entry",
+    ["api", "generate", "cli", "cli.generate", "cli.models", "cli.bench", "cli.doctor", "cli.serve", "hub", "weights"],
 )
 def test_nothing_slow_is_imported_before_it_is_used(entry: str) -> None:
     assert entry in MODULES

@@ -117,17 +117,38 @@ class PrefixCache:
         return nodes, at // _WIDTH
 
     def _split(self, node: Node, count: int) -> Node:
-        """The upper part, of ``count`` tokens, of a node whose lower part becomes its child. Both are made before
-        either takes its place: copying may fail, and other threads look on."""
+        """The upper part, of ``count`` tokens, of a node whose lower part becomes its child. Goes layer by layer: at
+        most one is held twice. Both are made before either takes its place: copying may fail, and other threads look
+        on."""
         parent = node.parent
         assert parent is not None
-        upper = Node(node.run[: count * _WIDTH], _part(node.held, 0, count), parent, node.used)
-        lower = Node(node.run[count * _WIDTH :], _part(node.held, count, node.tokens), upper, node.used, node.children)
+        halves: list[tuple[Entry, Entry]] = []
+        try:
+            for index, entry in enumerate(node.held):
+                halves.append((_part(entry, 0, count), _part(entry, count, node.tokens)))
+                node.held[index] = ()
+        except Exception:
+            self._join(node, halves)
+            raise
+        first, second = ([pair[half] for pair in halves] for half in (0, 1))
+        upper = Node(node.run[: count * _WIDTH], first, parent, node.used)
+        lower = Node(node.run[count * _WIDTH :], second, upper, node.used, node.children)
         upper.children[lower.run[:_WIDTH]] = lower
         for child in lower.children.values():
             child.parent = lower
         parent.children[upper.run[:_WIDTH]] = upper
         return upper
+
+    def _join(self, node: Node, halves: list[tuple[Entry, Entry]]) -> None:
+        """Put the first layers of a node together again; where not even that can be done, nothing is kept."""
+        try:
+            while halves:
+                parts = zip(*halves.pop(), strict=True)
+                node.held[len(halves)] = tuple(mx.concatenate(list(pair), axis=2) for pair in parts)
+                mx.eval(node.held[len(halves)])
+        except Exception:
+            self._root, self.nbytes = Node(b"", [], None, 0), 0
+            raise
 
     def _attach(self, node: Node) -> None:
         assert node.parent is not None
@@ -163,10 +184,8 @@ def _common(one: bytes, two: bytes) -> int:
     return low
 
 
-def _part(held: list[Entry], first: int, last: int) -> list[Entry]:
-    """Copies, so that the whole is not kept alive."""
-    out: list[Entry] = []
-    for entry in held:
-        out.append(tuple(copied(part[:, :, first:last]) for part in entry))
-        mx.eval(out[-1])
-    return out
+def _part(entry: Entry, first: int, last: int) -> Entry:
+    """A copy, so that the whole is not kept alive."""
+    part = tuple(copied(array[:, :, first:last]) for array in entry)
+    mx.eval(part)
+    return part

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import INTERRUPTED
+from .progress import progress
 from .terminal import notice
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _checking(metal: bool, planned: int) -> Iterator[Callable[[str, int, int], N
     """Where kernels run: on the GPU, or in the emulator; yields what shows how far it is."""
     if metal:
         notice(f"checking and timing {planned} instantiations of kernels on the GPU")
-        with _progress() as show:
+        with progress() as show:
             yield show
         return
     from ..doctor.emulation import emulated
@@ -131,20 +132,5 @@ def _checking(metal: bool, planned: int) -> Iterator[Callable[[str, int, int], N
         notice(
             f"MLX finds no Apple GPU here: checking {planned} instantiations of kernels in the emulator, timing nothing"
         )
-        with _progress() as show:
+        with progress() as show:
             yield show
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda what, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
+from ..chips import Limit
 from ..doctor.check import Checked, Held
-from ..doctor.machine import Limit, Machine, deterministic, mode
+from ..doctor.machine import Machine, deterministic, mode
 from ..doctor.receipt import Kernel, Receipt
 from ..doctor.sweep import Sweep
 from ..doctor.timing import STOCK
 from ..kernels.verdicts import cache_folder
+from .terminal import columns
 
 AGAIN = "to try again: qwen3-mlx doctor --kernels"
 #: Bytes below which a launch is bound by its latency, and a share of the bandwidth means nothing.
@@ -95,13 +97,7 @@ def _table(kernels: Sequence[Kernel]) -> list[str]:
         error = "-" if done.error is None else f"{done.error:.2f}"
         row = (done.kernel, " ".join(done.parameters), done.verdict, error)
         rows.append((*row, *_times(each)) if timed else row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(map(_aligned, row, widths, range(len(row)))) for row in rows]
-
-
-def _aligned(cell: str, width: int, column: int) -> str:
-    """Words to the left, numbers to the right."""
-    return cell.ljust(width) if column < 3 else cell.rjust(width)
+    return columns(rows, words=3)
 
 
 def _times(each: Kernel) -> tuple[str, ...]:

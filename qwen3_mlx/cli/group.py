@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": "qwen3_mlx.cli.serve",
     "demo": "qwen3_mlx.cli.demo",
     "models": "qwen3_mlx.cli.models",
+    "bench": "qwen3_mlx.cli.bench",
     "doctor": "qwen3_mlx.cli.doctor",
     "convert": "qwen3_mlx.convert.command",
 }

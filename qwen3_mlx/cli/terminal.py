@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 DIM = "\x1b[2m"
@@ -37,6 +38,18 @@ def visible(text: str) -> str:
 def dim(text: str, stream: TextIO) -> str:
     """Every piece carries its own reset: however a program ends, the terminal is left as it was."""
     return f"{DIM}{text}{RESET}" if text and has_colours(stream) else text
+
+
+def columns(rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
+    """The lines of a table: so many columns of words, to the left, and then numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < words else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def notice(text: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +21,8 @@ from .lark import Rule, rules, text_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
+
+KEPT = 4  # compiled grammars of a vocabulary; the largest that is let in holds some megabytes
 
 
 class Controls(Protocol):
@@ -95,7 +98,7 @@ class Follower:
     def accept(self, token: int) -> None:
         """Go on behind ``token``, which :meth:`mask` has allowed; EngineError for any other."""
         if not self._matcher.consume_token(token):
-            if "max is" in self._matcher.get_error():  # a bound on what it may hold at a time
+            if any(sign in self._matcher.get_error() for sign in ("max is", "limit")):  # on what it may hold at a time
                 self._check()
             raise EngineError(f"token {token} does not fit the grammar")
         self._check()
@@ -133,7 +136,11 @@ def follow(request: Request, table: TokenTable) -> Follower:
     if matcher.is_error():
         param = grammar[-1].param
         raise InvalidRequest(f"{param} cannot be kept, no text fits: {_line(matcher.get_error())}", param=param)
-    return Follower(matcher, known.thought, table.eos_ids, grammar[-1].param)
+    follower = Follower(matcher, known.thought, table.eos_ids, grammar[-1].param)
+    if follower.forced and not matcher.deep_copy().consume_token(follower.forced[0]):
+        param = grammar[-1].param
+        raise InvalidRequest(f"{param} cannot be kept: what it leaves no choice in never ends, or is too long", param)
+    return follower
 
 
 def mask_of(tokens: Sequence[int], size: int) -> bytes:
@@ -182,11 +189,26 @@ class _Vocabulary:
             thought &= ~(1 << token) if token is not None else thought
         self.thought = thought.to_bytes(-(-table.vocab_size // 32) * 4, "little")  # whole words of 32 bits
         self._limits = LLParserLimits(verbose_errors=False)
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
 
     def matcher(self, grammar: Sequence[Rule]) -> LLMatcher:
+        """A matcher of its own at the start of ``grammar``. Those compiled last are copied: an agent sends the same
+        tools every turn, and ``n`` answers have one schema."""
         from llguidance import LLMatcher
 
-        return LLMatcher(self.tokenizer, text_of(grammar), log_level=0, limits=self._limits)
+        text = text_of(grammar)
+        with self._lock:
+            if (known := self._compiled.get(text)) is not None:
+                self._compiled.move_to_end(text)
+                return known.deep_copy()
+        matcher = LLMatcher(self.tokenizer, text, log_level=0, limits=self._limits)
+        if not matcher.is_error():
+            with self._lock:
+                self._compiled[text] = matcher.deep_copy()
+                if len(self._compiled) > KEPT:
+                    self._compiled.popitem(last=False)
+        return matcher
 
 
 class _Source:

@@ -49,6 +49,9 @@ def text_of(rules: Iterable[Rule]) -> str:
 
 
 def _answer(grammar: Grammar) -> str:
+    if not isinstance(grammar.source, str):
+        wrong = type(grammar.source).__name__
+        raise InvalidRequest(f"a grammar is told by its text, not by {wrong}", param="schema")
     match grammar.kind:
         case "json_schema":
             return "%json " + schema_text(_parsed(grammar.source), "schema")
@@ -58,9 +61,10 @@ def _answer(grammar: Grammar) -> str:
             return f"/{_in_slashes(grammar.source)}/"
         case "choice":
             texts = _parsed(grammar.source)
-            if not texts or not all(isinstance(text, str) for text in texts):
+            if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
                 raise InvalidRequest("a choice needs one text or more", param="schema")
             return " | ".join(_literal(text) for text in texts)
+    raise InvalidRequest(f"there is no grammar of the kind {grammar.kind!r:.80}", param="schema")
 
 
 def _calls(request: Request, names: tuple[str, ...], call_open: int, call_close: int) -> Iterator[Rule]:

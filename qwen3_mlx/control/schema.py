@@ -13,10 +13,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import InvalidRequest
+from .schema_patterns import too_many_patterns
 from .tool_schema import resolve
 
 MAX_DEPTH = 64  # levels of a schema's own text: the compiler recurses
 MAX_SIZE = 1 << 20  # characters
+MAX_PARTS = 5_000  # objects, lists and booleans in a schema's text; what the compiler takes grows faster than they do
+MAX_PROPERTIES = 2_000  # of one object in it
+MAX_NAME_PATTERNS = 64  # patternProperties of all objects: the compiler compares them with each other
+MAX_PATTERNS = 8  # that one text has to match; the work of putting them together doubles with each
+MAX_WORK = 200_000  # schemas that are looked at, one as often as it is, to know whether a document ends
 #: JSON as the chat template and ``json.dumps`` write it. One spelling of what lies between the values leaves the model
 #: nothing to choose there: no endless whitespace, and longer runs of forced tokens.
 SPACING = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
@@ -34,8 +40,8 @@ def schema_text(schema: Any, param: str) -> str:
     """The JSON text of a schema that is ready for the grammar. Raises InvalidRequest naming ``param``."""
     if not isinstance(schema, Mapping):
         raise InvalidRequest(f"a JSON schema is an object, not {type(schema).__name__}", param=param)
-    if _depth(schema) > MAX_DEPTH:
-        raise InvalidRequest(f"the schema is nested more than {MAX_DEPTH} levels deep", param=param)
+    if problem := _too_large(schema):
+        raise InvalidRequest(f"the schema {problem}", param=param)
     for node in _nodes(schema):
         least = node.get("minProperties")
         if isinstance(least, int) and least > max(1, len(_names(node.get("required")))):
@@ -44,7 +50,11 @@ def schema_text(schema: Any, param: str) -> str:
                 " one may come twice; name them in required",
                 param=param,
             )
-    if not _ends(schema):
+    known = _Known(param)
+    targets = _targets(schema, known)
+    if too_many_patterns(schema, targets, MAX_PATTERNS, known.look):
+        raise InvalidRequest(f"more than {MAX_PATTERNS} patterns and formats hold for one text", param=param)
+    if not _ends(schema, targets, known):
         raise InvalidRequest(
             "no document of this schema ever ends: each must contain another one; make a property optional, or give"
             " anyOf a way out",
@@ -58,18 +68,30 @@ def schema_text(schema: Any, param: str) -> str:
     return text
 
 
-def _depth(value: Any) -> int:
-    """Levels of ``value``; not more than one beyond the limit is looked at."""
-    level, depth = [value], 0
-    while level and depth <= MAX_DEPTH:
-        level = [
-            item
-            for here in level
-            if isinstance(here, (Mapping, list))
-            for item in (here.values() if isinstance(here, Mapping) else here)
-        ]
+def _too_large(schema: Any) -> str | None:
+    """What there is too much of in a schema's text, if anything."""
+    level, depth, parts, patterns = [schema], 0, 0, 0
+    while level:
         depth += 1
-    return depth
+        if depth > MAX_DEPTH:
+            return f"is nested more than {MAX_DEPTH} levels deep"
+        below: list[Any] = []
+        for here in level:
+            if isinstance(here, Mapping):
+                if len(here) > MAX_PROPERTIES:
+                    return f"has an object with more than {MAX_PROPERTIES:,} properties"
+                below.extend(here.values())
+                named = here.get("patternProperties")
+                patterns += len(named) if isinstance(named, Mapping) else 0
+            elif isinstance(here, list):
+                below.extend(here)
+            parts += isinstance(here, (Mapping, list, bool))
+        if parts > MAX_PARTS:
+            return f"has more than {MAX_PARTS:,} objects, lists and booleans"
+        if patterns > MAX_NAME_PATTERNS:
+            return f"has more than {MAX_NAME_PATTERNS} patternProperties"
+        level = below
+    return None
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[Any]:
@@ -105,7 +127,8 @@ def _names(value: Any) -> list[str]:
 def _composed(schema: Mapping[str, Any]) -> bool:
     """Whether objects may be put together from several parts, each of which lists some of the properties."""
     return any(
-        len(node.get("allOf") or ()) > 1 or ("properties" in node and node.keys() & {"anyOf", "oneOf", "allOf", "$ref"})
+        (isinstance(parts := node.get("allOf"), list) and len(parts) > 1)
+        or ("properties" in node and node.keys() & {"anyOf", "oneOf", "allOf", "$ref"})
         for node in _nodes(schema)
     )
 
@@ -145,29 +168,52 @@ def _decoded(reference: str) -> str:
     return _PERCENT.sub(lambda run: bytes.fromhex(run[0].replace("%", "")).decode("utf-8", "replace"), reference)
 
 
-def _ends(root: Mapping[str, Any]) -> bool:
-    """Whether a finite document can be valid. The least fixed point: a reference ends if its target does without it."""
+class _Known(dict[str, bool]):
+    """Which references are known to end. Counts the schemas that are looked at, and gives up where that has no end."""
+
+    def __init__(self, param: str) -> None:
+        super().__init__()
+        self._param = param
+        self._left = MAX_WORK
+
+    def look(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidRequest("the schema's references lead through each other in too many ways", param=self._param)
+
+
+def _targets(root: Mapping[str, Any], known: _Known) -> dict[str, Any]:
+    """What the references in a schema lead to."""
     targets: dict[str, Any] = {}
     waiting: list[Any] = [root]
     while waiting:
         for node in _nodes(waiting.pop()):
+            known.look()
             reference = node.get("$ref")
             if isinstance(reference, str) and reference not in targets:
                 targets[reference] = resolve(_decoded(reference), root)
                 waiting.append(targets[reference])
-    known = dict.fromkeys(targets, False)
+    return targets
+
+
+def _ends(root: Mapping[str, Any], targets: Mapping[str, Any], known: _Known) -> bool:
+    """Whether a finite document can be valid. The least fixed point: a reference ends if its target does without it."""
+    known.update(dict.fromkeys(targets, False))
+    order = list(targets)
     changed = True
     while changed:
         changed = False
-        for reference, ends in known.items():
+        order.reverse()  # a chain of references is done in one round, in the right order
+        for reference in order:
             target = targets[reference]
             # What leads nowhere is reported, by its name, by the grammar's compiler.
-            if not ends and (not isinstance(target, Mapping) or _can_end(target, known)):
+            if not known[reference] and (not isinstance(target, Mapping) or _can_end(target, known)):
                 known[reference] = changed = True
     return _can_end(root, known)
 
 
-def _can_end(schema: Any, known: Mapping[str, bool]) -> bool:
+def _can_end(schema: Any, known: _Known) -> bool:
+    known.look()
     if not isinstance(schema, Mapping):
         return schema is not False
     if isinstance(schema.get("$ref"), str) and not known[schema["$ref"]]:
@@ -176,24 +222,25 @@ def _can_end(schema: Any, known: Mapping[str, bool]) -> bool:
         options = schema.get(key)
         if isinstance(options, list) and options and not enough(_can_end(option, known) for option in options):
             return False
-    types = schema.get("type")
-    if types == "object" or types == ["object"]:
-        return _object_ends(schema, known)
-    if types == "array" or types == ["array"]:
-        return _array_ends(schema, known)
-    return True
+    kinds = schema.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    ways = [ends for kind, ends in (("object", _object_ends), ("array", _array_ends)) if kind in kinds]
+    return len(ways) < len(kinds) or not ways or any(ends(schema, known) for ends in ways)
 
 
-def _object_ends(schema: Mapping[str, Any], known: Mapping[str, bool]) -> bool:
-    listed = schema.get("properties")
-    listed = listed if isinstance(listed, Mapping) else {}
-    others = schema.get("additionalProperties", True)
-    if schema.get("minProperties") and not listed and not _can_end(others, known):
+def _object_ends(schema: Mapping[str, Any], known: _Known) -> bool:
+    listed, patterns = (
+        part if isinstance(part := schema.get(key), Mapping) else {} for key in ("properties", "patternProperties")
+    )
+    # Which pattern a name matches is the grammar's business: any may be meant.
+    others = any(_can_end(part, known) for part in [*patterns.values(), schema.get("additionalProperties", True)])
+    ends = {name: _can_end(part, known) for name, part in listed.items()}  # once each, however often it is named
+    if schema.get("minProperties") and not (others or any(ends.values())):
         return False
-    return all(_can_end(listed.get(name, others), known) for name in _names(schema.get("required")))
+    return all(ends.get(name, others) for name in _names(schema.get("required")))
 
 
-def _array_ends(schema: Mapping[str, Any], known: Mapping[str, bool]) -> bool:
+def _array_ends(schema: Mapping[str, Any], known: _Known) -> bool:
     least = schema.get("minItems")
     if not isinstance(least, int) or least <= 0:
         return True

@@ -11,16 +11,15 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..checkpoint import Checkpoint
+from ..chips import Limit
 from ..config import ModelConfig, QuantSpec
 from ..errors import CheckpointError, ModelNotFound
-from ..hub import EMBEDDED
-from ..hub.names import parse
+from ..hub import EMBEDDED, local
 from ..kernels.verify import Verifier
 from ..released import RELEASED
 from . import cases, catalogue, sweep, timing
 from .catalogue import ALONE, KV_BITS, Use
 from .check import Checked, check, spelled
-from .machine import Limit
 from .sweep import Sweep
 from .timing import Timing
 
@@ -76,12 +75,7 @@ def describe(name: str) -> tuple[ModelConfig, mx.Dtype]:
     """The config of a model that can be named without a download, and what its activations are in."""
     if name.lower() in RELEASED:
         return RELEASED[name.lower()], catalogue.DTYPE
-    found = parse(name)
-    folder = Path(found.target) if found.kind == "folder" else None
-    if found.kind == "huggingface":
-        from ..hub import huggingface
-
-        folder = huggingface.cached(found.target)
+    folder = local(name)
     if folder is None:
         raise ModelNotFound(
             f"{name} is not on this machine, and doctor downloads nothing: name its size ({', '.join(RELEASED)}) or a"

@@ -9,34 +9,16 @@ import re
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
+from ..chips import Limit, limit
 from ..errors import QwenError
 from ..kernels import ENVIRONMENT, resolve
 
 #: Packages whose versions a result depends on, or without which a first token fails.
 PACKAGES = ("qwen3-mlx", "mlx", "tokenizers", "jinja2", "numpy")
-#: Memory bandwidth in GB/s, as Apple publishes it, by the name that a chip gives itself. Where one name has two
-#: variants: by the least number of GPU cores of each.
-BANDWIDTH: dict[str, float | dict[int, float]] = {
-    **{f"Apple M1{kind}": limit for kind, limit in (("", 68), (" Pro", 200), (" Max", 400), (" Ultra", 800))},
-    **{f"Apple M2{kind}": limit for kind, limit in (("", 100), (" Pro", 200), (" Max", 400), (" Ultra", 800))},
-    **{f"Apple M3{kind}": limit for kind, limit in (("", 100), (" Pro", 150), (" Ultra", 819))},
-    **{f"Apple M4{kind}": limit for kind, limit in (("", 120), (" Pro", 273))},
-    **{f"Apple M5{kind}": limit for kind, limit in (("", 153), (" Pro", 307))},
-    "Apple M3 Max": {30: 300, 40: 400},
-    "Apple M4 Max": {32: 410, 40: 546},
-    "Apple M5 Max": {32: 460, 40: 614},
-}
-
-
-class Limit(NamedTuple):
-    """GB/s; two numbers where it is not known which variant of a chip this is."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +51,7 @@ def machine() -> Machine:
         system=_system(),
         python=f"{platform.python_version()} ({platform.machine()})",
         packages={name: _version(name) for name in PACKAGES},
-        bandwidth=bandwidth(chip, cores) if metal else None,
+        bandwidth=limit(chip, cores) if metal else None,
     )
 
 
@@ -99,17 +81,6 @@ def deterministic() -> str:
     if not avoided:
         return "avoids nothing: MLX's CPU backend adds up row by row"
     return f"avoids MLX's own {', '.join(line.partition(':')[0] for line in avoided)}"
-
-
-def bandwidth(chip: str, gpu_cores: int | None) -> Limit | None:
-    """The memory-bandwidth limit of a chip; ``None`` for one that is not in the table."""
-    known = BANDWIDTH.get(chip)
-    if known is None or isinstance(known, int | float):
-        return None if known is None else Limit(known, known)
-    if gpu_cores is None:
-        return Limit(min(known.values()), max(known.values()))
-    least = max((cores for cores in known if cores <= gpu_cores), default=min(known))
-    return Limit(known[least], known[least])
 
 
 def _gpu_cores() -> int | None:

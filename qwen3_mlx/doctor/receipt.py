@@ -51,7 +51,7 @@ class Receipt:
     verdicts: tuple[Held, ...]
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1, allow_nan=False)
+        return to_json(self)
 
 
 def receipt(
@@ -61,7 +61,7 @@ def receipt(
     return Receipt(
         schema=SCHEMA,
         version=VERSION,
-        made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        made=now(),
         mode=mode,
         machine=machine,
         emulated=emulated,
@@ -75,11 +75,25 @@ def receipt(
 
 def from_json(text: str) -> Receipt:
     """A receipt as :meth:`Receipt.to_json` writes it. Raises ValueError that names the place of what does not fit."""
-    data = json.loads(text)
-    if not isinstance(data, dict) or (data.get("schema"), data.get("version")) != (SCHEMA, VERSION):
-        raise ValueError(f"no receipt of {SCHEMA}, version {VERSION}")
-    made: Receipt = _read(Receipt, data, "receipt")
+    made: Receipt = read(Receipt, text, SCHEMA, VERSION)
     return made
+
+
+def read(kind: Any, text: str, schema: str, version: int) -> Any:
+    """A receipt of another ``kind``, a dataclass with ``schema`` and ``version`` among its fields, from JSON."""
+    data = json.loads(text)
+    if not isinstance(data, dict) or (data.get("schema"), data.get("version")) != (schema, version):
+        raise ValueError(f"no receipt of {schema}, version {version}")
+    return _read(kind, data, "receipt")
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def to_json(made: Any) -> str:
+    """A receipt, a dataclass, as JSON."""
+    return json.dumps(dataclasses.asdict(made), ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def write(text: str, path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from .machine import Limit
+from ..chips import Limit
 
 OURS, STOCK = "kernel", "stock"
 ROUNDS = 7

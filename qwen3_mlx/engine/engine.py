@@ -85,7 +85,8 @@ class LocalEngine:
 
     def submit(self, request: Request, sink: Sink) -> Ticket:
         request = self._fit(self._check(request))
-        row = Row(request, Controller(request, self._vocabulary), sink, Clock(time.perf_counter()))
+        controller = Controller(self._within(request), self._vocabulary)
+        row = Row(request, controller, sink, Clock(time.perf_counter()))
         row.tokens = [*request.prompt, *(token for token, _ in request.generated)]
         row.feed, row.bound = list(row.tokens), self._bound(request)
         if self._memory is not None:
@@ -133,6 +134,12 @@ class LocalEngine:
         bounds = (self._context, self._most(request), request.max_completion_tokens)
         length = len(request.prompt) + len(request.generated)
         return min(self._context, length + min(bound for bound in bounds if bound is not None))
+
+    def _within(self, request: Request) -> Request:
+        """The request with a bound that the context sets: what a grammar forces at once is not to go beyond either."""
+        room = self._context + 1 - len(request.prompt)  # the last token is drawn from a full context
+        bound = request.max_completion_tokens
+        return replace(request, max_completion_tokens=room if bound is None else min(bound, room))
 
     def _most(self, request: Request) -> int | None:
         """Tokens that ``max_tokens`` leaves the answer, its thought included."""

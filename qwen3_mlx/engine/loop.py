@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..control.controller import Emit, Force, Stop
 from ..errors import EngineError, InvalidRequest, MemoryLimit, QwenError
 from ..types import Event, Finished, FinishReason, TokenLogprob
-from .memory import Memory, ran_out
+from .memory import Memory, planned, ran_out
 from .pace import Pace
 from .row import Row
 from .scheduler import Plan, Scheduler
@@ -66,6 +66,7 @@ class TokenLoop:
         self._keeping = False  # there is no next one
         for row in [*self._scheduler.running, *self._scheduler.waiting]:
             self._end(row, "cancelled")
+        self._runner.end()
 
     def _turn(self) -> None:
         self._sweep()
@@ -203,7 +204,12 @@ class TokenLoop:
         if isinstance(outcome, Force):
             if row.closed is None and row.controller.usage(0, 0).budget_exhausted:
                 row.closed = len(row.drawn)
+            before = planned(row)
             self._runner.force(row, outcome.tokens)
+            if self._memory is not None and planned(row) > before:  # a grammar may leave no choice in thousands
+                others = [other for other in self._scheduler.running if other is not row]
+                if not self._memory.grow([row], self._runner.held(others)):
+                    raise self._memory.outgrown(row)
             if row.held + row.pending >= self._context:
                 row.closing = "length"
         if isinstance(outcome, Stop):

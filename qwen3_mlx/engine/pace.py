@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 KEPT = 0.8  # of what was known, when another pass is learned from
 CAUTION = 4
+FEW = 1.5  # steps that a pass of a few tokens takes at most, where it takes what a step takes
 
 
 @dataclass(slots=True)
@@ -84,6 +85,8 @@ class Pace:
             self._learn(sum(self.work(*piece) for piece in fed), took)
 
     def _learn(self, work: float, took: float) -> None:
+        if self._work and work < self.rate * took and took <= FEW * self.step_s:
+            return  # what it took is the reading of the weights: more tokens would not have taken longer
         if self._work:
             late = max(0.0, took * self.rate / work - 1)
             self._late = KEPT * self._late + (1 - KEPT) * min(late, 1.0)

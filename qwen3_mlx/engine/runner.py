@@ -64,7 +64,9 @@ class Runner:
 
     def held(self, running: Sequence[Row]) -> Held:
         """What is planned for these rows, and held for nobody."""
-        return [*self._batch.held(running), *(planned(row) for row in running if row.place is None)]
+        apart = [row for row in running if row.place is None]
+        grown = [row.cache.capacity if row.cache is not None else 0 for row in apart]
+        return [*self._batch.held(running), *map(max, map(planned, apart), grown)]
 
     @property
     def full(self) -> list[Row]:
@@ -162,6 +164,13 @@ class Runner:
             self._keep_row(row)
         self._batch.leave(row, keep=False)
         row.cache = row.ahead = row.state = row.sampler = None
+
+    def end(self) -> None:
+        """The last act of the thread that ran rows: let go of its streams, and of what was traced on it. MLX does so
+        when the thread is gone, which is too late where the interpreter ends as well: the process aborts."""
+        with contextlib.suppress(Exception):  # of a pass that nobody waits for any more
+            mx.synchronize()
+        mx.clear_streams()
 
     def keeps(self, tokens: int) -> bool:
         """Whether so many can be kept at all."""

@@ -5,8 +5,8 @@ its next token can be drawn (the prompt at first, forced tokens later). Slots ar
 none overtakes one that waits for memory. Each step decodes every slot that is ready and prefills some tokens of others.
 
 How many: while some slot streams, as many as ``pace`` says fit into what a step leaves of ``stall``, the longest time
-that should pass between two tokens of a stream; else ``chunk``. At least ``LEAST``, so that prompts move on even where
-a step alone takes that long.
+that should pass between two tokens of a stream; else ``chunk``. Never less than one, and up to ``LEAST`` as many as
+take no longer than a step, so that prompts move on even where a step alone takes that long.
 
 Whose: those of a stream that is fed forced tokens, alone. Of prompts, the oldest and the one with the fewest tokens
 left take turns, so that the oldest has half of the work; what a turn leaves goes on to the others, the shortest first.
@@ -14,7 +14,7 @@ So a short prompt does not wait behind a long one, and none starves: the oldest 
 everyone becomes the oldest.
 
 What is bounded is the time between two tokens that are drawn one after the other; where tokens are forced in between,
-their own pass and a step come on top.
+their own pass and up to two steps come on top.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Scheduler(Generic[S]):
             count = min(slot.pending, tokens)
             if bounded:
                 count = min(count, pace.tokens(seconds, slot.held))
-            least = min(LEAST, slot.pending, self.chunk)
+            least = min(self._least(pace, slot), slot.pending, self.chunk)
             if count < least:
                 if pieces:
                     break
@@ -118,6 +118,12 @@ class Scheduler(Generic[S]):
             seconds -= pace.seconds(count, slot.held)
             self._ahead += pace.work(count, slot.held) * (1 if slot is self._oldest else -1)
         return pieces
+
+    def _least(self, pace: Pace, slot: S) -> int:
+        """Tokens that a prompt moves on by in any case. Far behind others a few take longer than a step."""
+        if not pace.rate:
+            return LEAST
+        return max(1, min(LEAST, pace.tokens(pace.step_s, slot.held)))
 
     def _queue(self) -> list[S]:
         """The slots to feed, in the order of this turn."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from . import files, huggingface, names
 from .names import ALIASES, EMBEDDED, Alias
 
-__all__ = ["ALIASES", "EMBEDDED", "Alias", "Listed", "list_models", "resolve"]
+__all__ = ["ALIASES", "EMBEDDED", "Alias", "Listed", "list_models", "local", "resolve"]
 
 
 def _to_stderr(line: str) -> None:
@@ -44,6 +44,15 @@ def resolve(name: str | os.PathLike[str], *, say: Callable[[str], None] = _to_st
     from . import kaggle
 
     return kaggle.fetch(source.target, say)
+
+
+def local(name: str) -> Path | None:
+    """The folder that ``name`` leads to, if that is on this machine already and can be known without its hub's client;
+    asks nobody. Raises ``ModelNotFound`` as :func:`resolve` does."""
+    source = names.parse(name)
+    if source.kind == "folder":
+        return Path(source.target)
+    return huggingface.cached(source.target) if source.kind == "huggingface" else None
 
 
 @dataclass(frozen=True)

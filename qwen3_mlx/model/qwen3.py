@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..cache.groups import GroupedCache
 from ..cache.kv import KVCache, Uncached
 from ..config import ModelConfig
+from ..costs import Parameters
 from ..kernels import Kernels, Lengths, resolve
 from .attention import LayerCache
 from .block import Block
@@ -17,6 +22,17 @@ from .deterministic import substitute
 from .fuse import transpose
 from .linear import Embedding, Linear, RMSNorm
 from .rope import frequencies
+
+#: What the path of an array says of its role: the first of these that is in it.
+_ROLES = {
+    "norm": "norms",
+    "embed_tokens": "embedding",
+    "lm_head": "head",
+    "self_attn": "attention",
+    "switch_mlp": "experts",
+    "mlp.gate.": "router",
+    "mlp": "mlp",
+}
 
 
 class Decoder(nn.Module):
@@ -80,6 +96,14 @@ class Qwen3(nn.Module):
         for batch, length in ((1, 1), (8, 1), (1, 5), (1, 16)):
             cache = KVCache(self.config, batch, kv_bits=kv_bits, kernels=self.kernels)
             mx.eval(self(mx.zeros((batch, length), mx.int32), cache))
+
+    def held(self) -> Parameters:
+        """Bytes of the arrays of each role, fused or not, packed or not."""
+        arrays: Any = tree_flatten(self.parameters())
+        held = Counter[str]()
+        for path, array in arrays:
+            held[next(role for sign, role in _ROLES.items() if sign in path)] += array.nbytes
+        return Parameters(**{field.name: held[field.name] for field in fields(Parameters)})
 
     def fuse(self) -> None:
         """Join projections that read the same input, and lay weights out for the device; call once, after loading.

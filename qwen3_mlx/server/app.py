@@ -108,6 +108,8 @@ class App:
         scope, settings = exchange.scope, self.service.settings
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host")
+        if len(headers.getlist("host")) > 1 or len(headers.getlist("origin")) > 1:
+            raise ApiError(400, "the request has more than one Host or Origin header")  # which of them holds?
         if settings.check_host:
             if host is None and scope["http_version"] != "1.0":
                 raise ApiError(400, "the request has no Host header")

@@ -110,7 +110,7 @@ def _grammar(wanted: Mapping[str, Any] | None) -> Grammar | None:
 def check_tool_results(messages: Sequence[Mapping[str, Any]]) -> None:
     """A tool's result follows the message that made the call (or another result of it), and names one of its calls if
     it names any. Messages may still be of any shape here."""
-    open_calls: list[str] | None = None
+    open_calls: set[str] | None = None
     nameless = False  # some of them have no id
     for i, message in enumerate(messages):
         role = message.get("role") if isinstance(message, Mapping) else None
@@ -118,8 +118,8 @@ def check_tool_results(messages: Sequence[Mapping[str, Any]]) -> None:
             calls = message.get("tool_calls")
             called = calls if isinstance(calls, list) else []
             ids = [call.get("id") for call in called if isinstance(call, Mapping)]
-            open_calls = [one for one in ids if isinstance(one, str)] if called else None
-            nameless = len(called) > len(open_calls or ())
+            named = [one for one in ids if isinstance(one, str)]
+            open_calls, nameless = set(named) if called else None, len(called) > len(named)
         elif role != "tool":
             open_calls = None
         elif open_calls is None:
@@ -130,7 +130,8 @@ def check_tool_results(messages: Sequence[Mapping[str, Any]]) -> None:
             )
         else:
             answered = message.get("tool_call_id")
-            if answered is not None and not nameless and answered not in open_calls:
+            known = isinstance(answered, str) and answered in open_calls
+            if answered is not None and not nameless and not known:
                 where = f"messages[{i}].tool_call_id"
                 raise InvalidRequest(f"{where} is no call of the message in front of it", param=where)
 

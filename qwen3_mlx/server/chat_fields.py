@@ -28,6 +28,7 @@ from .fields import (
 from .thinking import FIELDS as THINKING
 
 SEED = 1 << 63
+TOKENS = 1 << 53  # what every JSON parser reads as a whole number; the context bounds them anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ HINTS = {
 
 def shared_fields(limits: Limits) -> dict[str, Field]:
     """What chat and plain completions have in common."""
-    tokens = Integer(1, note="tokens")
+    tokens = Integer(1, TOKENS, note="tokens")
     return {
         "model": ModelName(limits.names),
         "stream": Flag(),
@@ -92,7 +93,7 @@ def chat_object(limits: Limits) -> Object:
         {
             "messages": Messages(limits.messages),
             **shared_fields(limits),
-            "max_completion_tokens": Integer(1, note="tokens, those of the thought included"),
+            "max_completion_tokens": Integer(1, TOKENS, note="tokens, those of the thought included"),
             "logprobs": Flag(),
             "top_logprobs": Integer(0, 20),
             "tools": Tools(limits.tools),

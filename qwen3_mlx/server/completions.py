@@ -14,7 +14,7 @@ import orjson
 from ..errors import InvalidRequest
 from ..types import Event, Finished, SamplingParams, TextDelta, TokenLogprob
 from .chat import include_usage, sampling
-from .chat_fields import HINTS, Limits, shared_fields
+from .chat_fields import HINTS, TOKENS, Limits, shared_fields
 from .fields import JSON, Absent, Flag, Integer, ListOf, Object, Text, check_length, refuse
 from .wire import DONE, Head, TokenBytes, sse, usage_of
 
@@ -46,7 +46,7 @@ def completion_object(limits: Limits) -> Object:
         {
             "prompt": Prompts(limits),
             **shared_fields(limits),
-            "max_tokens": Integer(0, note="tokens; 0 only with echo"),
+            "max_tokens": Integer(0, TOKENS, note="tokens; 0 only with echo"),
             "echo": Flag(),
             "logprobs": Integer(0, 20),
             "best_of": Integer(1, 1, note="answers are not ranked here: send n"),
@@ -64,7 +64,7 @@ class Prompts:
         self.limits = limits
         self._text = Text(1)
         self._token = Integer(0, limits.vocab_size - 1)
-        self._tokens = ListOf(self._token, 1)
+        self._tokens = ListOf(self._token, 1, limits.context)
 
     @property
     def schema(self) -> JSON:

@@ -20,7 +20,7 @@ from .connection import Bounds, connection_class
 from .service import Service
 
 PARENT_SECONDS = 0.25  # between two looks after the parent
-LAST_SECONDS = 5.0  # for streams that were cancelled to say so
+LAST_SECONDS = 2.0  # for streams that were cancelled to say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,18 @@ class Server(uvicorn.Server):
     def stop(self, number: int | None = None) -> None:
         """Ends the server; called again, without waiting for anybody. To be called on its event loop."""
         if self.should_exit:
-            self._service.cancel_all()
+            self._give_up()
         self.signal = self.signal or number
         self.should_exit = True
+
+    def _give_up(self) -> None:
+        """Tells all that run, and soon lets go of whoever does not listen, or is still sending its request."""
+        self._service.cancel_all()
+        asyncio.get_running_loop().call_later(LAST_SECONDS, self._drop)
+
+    def _drop(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -72,7 +81,7 @@ class Server(uvicorn.Server):
         service = self._service
         service.closing = True
         log.event("stopping", running=service.slots.taken)
-        timer = asyncio.get_running_loop().call_later(service.settings.grace, service.cancel_all)
+        timer = asyncio.get_running_loop().call_later(service.settings.grace, self._give_up)
         try:
             await super().shutdown(sockets)
         finally:
@@ -83,8 +92,8 @@ class Server(uvicorn.Server):
         while not self.should_exit:
             if (ours and os.getppid() != parent) or not _alive(parent):
                 log.event("the parent has gone", parent=parent)
-                self._service.cancel_all()
                 self.stop()
+                self._give_up()
                 return
             await asyncio.sleep(PARENT_SECONDS)
 
@@ -113,7 +122,8 @@ def make_server(service: Service, watch: Watch | None = None) -> Server:
         "server_header": False,
         "proxy_headers": False,
         "timeout_keep_alive": 30,
-        "timeout_graceful_shutdown": int(settings.grace + LAST_SECONDS),
+        # By then all connections have been dropped; whatever still runs is cancelled.
+        "timeout_graceful_shutdown": int(settings.grace + 2 * LAST_SECONDS),
     }
     return Server(uvicorn.Config(App(service), **options), service, watch or Watch())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -14,11 +15,20 @@ logger = logging.getLogger("qwen3_mlx.server")
 Format = Literal["text", "json"]
 
 
+_PLAIN = re.compile(r"[!#-<>-~]+")  # ASCII without spaces, quotes and equals signs
+
+
+def _shown(value: Any) -> str:
+    """A field's value that ends where it seems to: what a client writes (a path) cannot pass for another field."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
         fields = getattr(record, "fields", {})
-        line = " ".join([moment, record.getMessage(), *(f"{name}={value}" for name, value in fields.items())])
+        line = " ".join([moment, record.getMessage(), *(f"{name}={_shown(value)}" for name, value in fields.items())])
         line = "".join(char if char.isprintable() else "?" for char in line)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
@@ -33,7 +43,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             out["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(out, ensure_ascii=False)
+        return json.dumps(out, default=str)  # ASCII: some characters beyond it end a line, or steer a terminal
 
 
 def set_up(form: Format, level: str) -> None:

@@ -26,10 +26,7 @@ class Receipts:
     def __init__(self, folder: str, made_with: Mapping[str, Any]) -> None:
         self._folder = Path(folder)
         self._made_with = dict(made_with)
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidRequest(f"--dump-requests {folder}: {error.strerror}", param="dump_requests") from None
+        make_folder(folder)
 
     def write(self, name: str, body: Any, requests: Sequence[Request], choices: Sequence[Sequence[Event]]) -> None:
         """One request's receipt. A full disk costs the receipt, not the answer."""
@@ -42,11 +39,24 @@ class Receipts:
         }
         path = self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}.json"
         try:
+            data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+            try:
+                with os.fdopen(descriptor, "wb") as out:
+                    out.write(data)
+            except OSError:
+                path.unlink(missing_ok=True)  # half a receipt is none
+                raise
         except (OSError, TypeError) as error:
             logger.warning("a receipt was not written", extra={"fields": {"path": path, "reason": error}})
+
+
+def make_folder(folder: str) -> None:
+    """Raises InvalidRequest if there can be none of this name."""
+    try:
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"--dump-requests {folder}: {error.strerror}", param="dump_requests") from None
 
 
 def _choice(request: Request, events: Sequence[Event]) -> dict[str, Any]:

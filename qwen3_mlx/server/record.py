@@ -32,7 +32,7 @@ class Record:
         out: dict[str, Any] = {
             "request": self.id,
             "method": self.method,
-            "path": self.path,
+            "path": self.path[:200],
             "status": self.status,
             "seconds": round(self.seconds(), 4),
         }

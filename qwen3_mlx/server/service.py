@@ -134,14 +134,19 @@ class Service:
 
     def _prepare_chat(self, task: ChatTask) -> Prepared:
         self._check_length(characters(task.messages), "messages")
+        if task.tool_choice != "none":
+            self._check_length(characters(task.tools), "tools")
         thinking, budget = self.thinking(task)
+        params = task.params
+        if task.total is not None and budget is None:  # with a budget the two bound different things
+            params = replace(params, max_tokens=None)
         request, then = self.model.prepare(
             task.messages,
             thinking,
             budget,
             task.tools,
             task.grammar,
-            task.params,
+            params,
             tool_choice=task.tool_choice,
             parallel_tool_calls=task.parallel_tool_calls,
         )
@@ -183,8 +188,9 @@ class Service:
 
     def explain(self, task: ChatTask) -> CacheReport:
         """Where the prompt of a task leaves what is cached."""
-        self._check_length(characters(task.messages), "messages")
         tools = None if task.tool_choice == "none" else task.tools
+        self._check_length(characters(task.messages), "messages")
+        self._check_length(characters(tools), "tools")
         return self.model.explain_cache(task.messages, self.thinking(task)[0], tools)
 
     def thinking(self, task: ChatTask) -> tuple[bool, int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -11,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidRequest
-
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +24,31 @@ class Listen:
     uds: str | None = None
     fd: int | None = None
 
-    @property
-    def local(self) -> bool:
-        """Whether nobody but this machine's users can reach it, as far as that can be told."""
-        return self.uds is not None or self.host in LOCAL_NAMES or self.host.startswith("127.")
-
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A socket, and what clients call it."""
+    """A socket, and what clients call it. ``file``: tells a Unix socket's file from others."""
 
     socket: socket.socket
     url: str
     uds: str | None = None
+    file: tuple[int, int, int] | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether nobody but this machine's users can reach it, as far as that can be told."""
+        if self.socket.family == socket.AF_UNIX:
+            return True
+        return ipaddress.ip_address(self.socket.getsockname()[0].partition("%")[0]).is_loopback
 
     def close(self) -> None:
-        """Also removes a Unix socket's file."""
+        """Also removes a Unix socket's file, unless it is that of a server that has taken its place: one may start
+        while this one lets its last answers finish."""
         self.socket.close()
         if self.uds is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self.uds)
+                if _file(self.uds) == self.file:
+                    os.unlink(self.uds)
 
 
 def bind(listen: Listen) -> Bound:
@@ -85,7 +89,12 @@ def _unix(path: Path) -> Bound:
         raise InvalidRequest(f"cannot listen at {path}: {error.strerror or error}", param="uds") from None
     finally:
         os.umask(mask)
-    return Bound(bound, f"unix:{path}", str(path))
+    return Bound(bound, f"unix:{path}", str(path), _file(path))
+
+
+def _file(path: str | Path) -> tuple[int, int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns  # the number of a file that was removed is given again
 
 
 def _clear(path: Path) -> None:
@@ -116,7 +125,17 @@ def _inherited(fd: int) -> Bound:
     if inherited.type != socket.SOCK_STREAM:
         raise InvalidRequest(f"--listen-fd {fd} is no stream socket", param="listen_fd")
     name = inherited.getsockname()
+    if _connected(inherited) or not name or not (inherited.family == socket.AF_UNIX or name[1]):
+        raise InvalidRequest(f"--listen-fd {fd} has no address to listen at: bind it first", param="listen_fd")
     if inherited.family == socket.AF_UNIX:
         shown = name.decode(errors="replace") if isinstance(name, bytes) else name
         return Bound(inherited, f"unix:{shown}")
     return Bound(inherited, f"http://[{name[0]}]:{name[1]}" if ":" in name[0] else f"http://{name[0]}:{name[1]}")
+
+
+def _connected(bound: socket.socket) -> bool:
+    try:
+        bound.getpeername()
+    except OSError:
+        return False
+    return True

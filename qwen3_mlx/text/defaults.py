@@ -24,6 +24,8 @@ NON_THINKING = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.0}
 _KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _OFF: dict[str, Any] = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": {}}
 MAX_LOGPROBS = 20
+#: Of a value in either direction: with it, sums of scores stay finite in the sampler's float32.
+_MOST = 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def validate(params: SamplingParams, vocab_size: int | None = None) -> None:
     _number(params, "temperature", low=0, hint="0 is greedy, 0.6 is usual")
     _number(params, "top_p", low=0, high=1, open_low=True, hint="1 turns it off")
     _number(params, "min_p", low=0, high=1, hint="0 turns it off")
-    _number(params, "repetition_penalty", low=0, open_low=True, hint="1 turns it off")
+    _number(params, "repetition_penalty", low=1 / _MOST, hint="1 turns it off")
     _number(params, "presence_penalty", hint="0 turns it off")
     _number(params, "frequency_penalty", hint="0 turns it off")
     _integer(params, "top_k", low=0, high=vocab_size, hint="0 turns it off")
@@ -94,15 +96,15 @@ def validate(params: SamplingParams, vocab_size: int | None = None) -> None:
 def _number(
     params: SamplingParams,
     name: str,
-    low: float = -math.inf,
-    high: float = math.inf,
+    low: float = -_MOST,
+    high: float = _MOST,
     open_low: bool = False,
     hint: str = "",
 ) -> None:
     value = getattr(params, name)
     if value is None:
         return
-    if not _is_finite(value) or value < low or value > high or (open_low and value == low):
+    if not _is_between(value, low, high) or (open_low and value == low):
         raise _refusal(name, value, "a number", low, high, open_low, hint)
 
 
@@ -128,13 +130,8 @@ def _refusal(name: str, value: Any, kind: str, low: float, high: float, open_low
     return InvalidRequest(f"{name} must be {kind}, {span}{note}; got {value!r}", param=name)
 
 
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond every float
-        return False
+def _is_between(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def _stop(stop: Any) -> None:
@@ -156,5 +153,6 @@ def _logit_bias(bias: Any, vocab_size: int | None) -> None:
             raise InvalidRequest(f"{where}: a token id must be a whole number, at least 0", param="logit_bias")
         if vocab_size is not None and token >= vocab_size:
             raise InvalidRequest(f"{where}: the vocabulary ends at {vocab_size - 1}", param="logit_bias")
-        if not _is_finite(value):
-            raise InvalidRequest(f"{where} must be a finite number; got {value!r}", param="logit_bias")
+        if not _is_between(value, -_MOST, _MOST):
+            bounds = f"at least {-_MOST} and at most {_MOST}"
+            raise InvalidRequest(f"{where} must be a number, {bounds}; got {value!r}", param="logit_bias")

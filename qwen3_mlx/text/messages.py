@@ -130,6 +130,10 @@ def _assistant_fields(message: Mapping[str, Any], where: str, out: dict[str, Any
         if reasoning is not None:
             out["reasoning_content"] = reasoning
             break
+    for key in ("prefix", "partial"):
+        if message.get(key):
+            where = f"{where}.{key}"
+            raise InvalidRequest(f"{where} is not supported: an answer begins anew, it continues none", param=where)
     if message.get("function_call"):
         where = f"{where}.function_call"
         raise InvalidRequest(f"{where} is the old form of a call: send tool_calls", param=where)
@@ -230,21 +234,44 @@ def _tool(tool: Any, where: str) -> dict[str, Any]:
     return copy
 
 
-def json_copy(value: Any, where: str, depth: int = 0) -> Any:
+#: Where a value stands: the path in front of its last part, and that part. Spelled out only for an error: names can be
+#: long, and below one there can be many values.
+_Path = tuple["_Path", str] | tuple[()]
+
+
+def json_copy(value: Any, where: str, path: _Path = (), depth: int = 0) -> Any:
     """A deep copy of a JSON value as plain dicts and lists; InvalidRequest for anything JSON cannot hold."""
     if isinstance(value, str):
-        return plain_text(value, where)
+        return _copied_text(value, where, path)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if depth >= 100:
-        raise InvalidRequest(f"{where} is nested more than 100 levels deep", param=where)
+        at = _spelled(where, path)
+        raise InvalidRequest(f"{at} is nested more than 100 levels deep", param=at)
     if isinstance(value, Mapping):
         out = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise InvalidRequest(f"{where} has the key {key!r}; keys of JSON objects are text", param=where)
-            out[plain_text(key, where)] = json_copy(item, f"{where}.{key}", depth + 1)
+                at = _spelled(where, path)
+                raise InvalidRequest(f"{at} has the key {key!r}; keys of JSON objects are text", param=at)
+            out[_copied_text(key, where, path)] = json_copy(item, where, (path, f".{key}"), depth + 1)
         return out
     if isinstance(value, (list, tuple)):
-        return [json_copy(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
-    raise InvalidRequest(f"{where} holds a {type(value).__name__}, which JSON has no word for", param=where)
+        return [json_copy(item, where, (path, f"[{i}]"), depth + 1) for i, item in enumerate(value)]
+    at = _spelled(where, path)
+    raise InvalidRequest(f"{at} holds a {type(value).__name__}, which JSON has no word for", param=at)
+
+
+def _copied_text(text: str, where: str, path: _Path) -> str:
+    try:
+        return plain_text(text)
+    except InvalidRequest:
+        return plain_text(text, _spelled(where, path))  # raises again, and says where
+
+
+def _spelled(where: str, path: _Path) -> str:
+    parts: list[str] = []
+    while path:
+        path, part = path
+        parts.append(part)
+    return (where + "".join(reversed(parts)))[:200]

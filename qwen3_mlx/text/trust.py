@@ -102,12 +102,14 @@ def encode_marked(text: str, marks: Marks | None, tokenizer: Tokenizer) -> list[
     """Token ids of a rendered text: control tokens where it can be read that one stands, plain text elsewhere."""
     if marks is None or not marks.marked(text):
         return tokenizer.encode(text)
+    pieces = list(tokenizer.split(text))
+    plain = iter(tokenizer.encode_all([marks.unmark(p) for p, control in pieces if control is None], trusted=False))
     ids: list[int] = []
-    for piece, control in tokenizer.split(text):
+    for _, control in pieces:
         if control is not None:
             ids.append(control)
         else:
-            ids.extend(tokenizer.encode(marks.unmark(piece), trusted=False))
+            ids.extend(next(plain))
     return ids
 
 

@@ -55,7 +55,7 @@ def test_a_module_runs_by_itself() -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("decod", "Did you mean decode?"), ("xyzzy", "lists them all"), ("sides", "no benchmark"), ("", "''")],
+    [("decod", "Did you mean decode"), ("xyzzy", "lists them all"), ("sides", "no benchmark"), ("", "''")],
 )
 def test_a_name_that_is_none(name: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name]) == 2

@@ -65,20 +65,60 @@ def test_a_request_that_is_not_a_number_fails_alone(monkeypatch: pytest.MonkeyPa
             stream.close()
 
 
-def test_a_split_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("copies", [0, 1, 2, 5])
+def test_a_split_that_fails_loses_nothing(copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is detached first: what hangs below is then out of reach, and counted for ever."""
     prefixes = PrefixCache(1 << 30)
     for tokens in ([1, 2, 3, 4], [1, 2, 3, 4, 5]):
         prefixes.store(tokens, through(tokens))
 
+    real, left = prefix._part, iter(range(copies))
+
     def no_memory(*args: Any) -> Any:
-        raise MemoryError
+        if next(left, None) is None:
+            raise MemoryError
+        return real(*args)
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(prefix, "_part", no_memory)
         prefixes.store([1, 2, 9], through([1, 2, 9]))
     assert prefixes.nbytes == nbytes(prefixes)
-    assert prefixes.match([1, 2, 3, 4, 5])[0] == 5
+    found, kept = KVCache(CONFIG), through([1, 2, 3, 4, 5])
+    assert prefixes.fetch([1, 2, 3, 4, 5], found) == 5
+    for layer, want in zip(found.layers, kept.layers, strict=True):
+        assert all(map(mx.array_equal, layer.part(0, 0, 5), want.part(0, 0, 5)))
+
+
+def test_where_a_split_cannot_be_undone_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what comes next is kept as ever."""
+    prefixes, real, left = PrefixCache(1 << 30), prefix._part, iter(range(3))
+    prefixes.store([1, 2, 3, 4], through([1, 2, 3, 4]))
+    other = through([1, 2, 9])
+
+    def no_memory(*args: Any, **more: Any) -> Any:
+        if next(left, None) is None:
+            raise MemoryError
+        return real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(prefix, "_part", no_memory)
+        patch.setattr(mx, "concatenate", no_memory)
+        prefixes.store([1, 2, 9], other)
+    assert prefixes.nbytes == nbytes(prefixes) == prefixes.match([1, 2, 3, 4])[0] == 0
+    prefixes.store([1, 2, 3], through([1, 2, 3]))
+    assert prefixes.match([1, 2, 3, 4])[0] == 3
+
+
+def test_a_split_holds_one_layer_twice_at_most() -> None:
+    """Memory that nobody has asked for: a prompt of 30,000 tokens of Qwen3-8B is 4.4 GB."""
+    prefixes, tokens, cache = PrefixCache(1 << 30), list(range(3000)), filled(3000, 1.0, None)
+    prefixes.store(tokens, cache)
+    mx.eval(cache.arrays)
+    mx.clear_cache()
+    before, held = mx.get_active_memory(), prefixes.nbytes
+    mx.reset_peak_memory()
+    prefixes.store([*tokens[:1000], 5], cache)
+    assert mx.get_peak_memory() - before < 1.1 * held / CONFIG.num_hidden_layers
 
 
 def test_a_look_from_another_thread_during_a_split_sees_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +132,7 @@ def test_a_look_from_another_thread_during_a_split_sees_what_is_stored(monkeypat
 
     monkeypatch.setattr(prefix, "_part", part)
     prefixes.store([1, 2, 9], through([1, 2, 9]))
-    assert seen == [4, 4]
+    assert set(seen) == {4}
 
 
 def test_storing_what_is_stored_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from qwen3_mlx.cli import doctor, doctor_text
+from qwen3_mlx.chips import Limit
+from qwen3_mlx.cli import doctor_text
 from qwen3_mlx.doctor import emulation, examine, machine, receipt
 from qwen3_mlx.doctor.examine import Findings, Step
 from qwen3_mlx.errors import Unavailable
@@ -276,7 +277,7 @@ def test_what_was_looked_at_again_is_told_once(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(("share", "shown"), [((0.408, 0.54), "41-54 %"), ((0.4, 0.4), "40 %"), (None, "-")])
 def test_a_share_that_is_not_known_exactly(share: Any, shown: str) -> None:
-    timing = replace(TIMING, share=share and machine.Limit(*share))
+    timing = replace(TIMING, share=share and Limit(*share))
     assert doctor_text._times(receipt.Kernel(GOOD, timing))[-1] == shown
     small = replace(timing, moved=2000)  # what a launch's latency decides has no share
     assert doctor_text._times(receipt.Kernel(GOOD, small))[-2:] == ("-", "-")
@@ -293,12 +294,3 @@ def test_what_is_wrong() -> None:
     assert not doctor_text.wrong(made(verdicts=(replace(HELD, current=False),)))
     assert doctor_text.wrong(made(sweeps=(replace(SWEEP, disagreeing=(128,)),)))
     assert doctor_text.wrong(made(kernels=(receipt.Kernel(REFUSED, None),)))
-
-
-def test_the_progress_of_a_terminal_is_not_stdouts(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with doctor._progress() as show:
-        show("checking router", 1, 2)
-    assert not capfd.readouterr().out

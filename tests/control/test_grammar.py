@@ -7,6 +7,7 @@ import json
 import random
 import re
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwen3_mlx.control import schema as schemas
 from qwen3_mlx.control.budget import EARLY_STOP
 from qwen3_mlx.control.controller import SHORTEST_LEAP, Controller, Force, Stop
 from qwen3_mlx.control.grammar import follow
@@ -371,6 +373,7 @@ def test_a_tool_without_parameters_takes_none() -> None:
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 ENDLESS = {"$defs": {"a": {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"]}}}
+AGAIN = {"properties": {"a": {"$ref": "#"}}}
 
 
 @pytest.mark.parametrize(
@@ -390,13 +393,25 @@ ENDLESS = {"$defs": {"a": {"type": "object", "properties": {"a": {"$ref": "#/$de
         ({"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/a"}, **ENDLESS}, "ends"),
         ({"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#"}], **ENDLESS}, "ends"),
         ({"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#"}}, "ends"),
+        ({"type": "object", "minProperties": 1, "additionalProperties": False, **AGAIN}, "ends"),
+        ({"type": ["object", "array"], "required": ["a"], "minItems": 1, "items": {"$ref": "#"}, **AGAIN}, "ends"),
+        ({"type": "object", "allOf": [{"required": ["a"]}], **AGAIN}, "ends"),
+        ({"type": "object", "patternProperties": {"^a": {"$ref": "#"}}, "required": ["ab"]}, "ends"),
         ({"type": "object", "minProperties": 2}, "minProperties"),
         ({"$ref": "https://example.com/schema"}, "example.com"),
         ({"$ref": "#/$defs/missing"}, "missing"),
         ({"type": "integer", "minimum": 1.2, "maximum": 1.8}, "integer"),
         ({"minimum": "x"}, "minimum"),
+        ({"allOf": 5}, "allOf"),
         (json.loads('{"items": ' * 200 + "{}" + "}" * 200), "deep"),
         ({"enum": ["x" * 1_100_000]}, "longer"),
+        ({"properties": {f"p{i}": True for i in range(2001)}}, "properties"),
+        ({"enum": [[i] for i in range(5000)]}, "lists"),
+        ({"items": {"properties": {f"p{i}": True for i in range(2000)}}, "enum": [True] * 3000}, "booleans"),
+        (
+            {"anyOf": [{"patternProperties": {f"^{i}{j}$": {} for j in range(13)}} for i in range(5)]},
+            "patternProperties",
+        ),
     ],
 )
 def test_a_schema_that_cannot_be_kept_is_refused_by_name(schema: Any, reason: str) -> None:
@@ -420,11 +435,80 @@ def test_a_schema_that_cannot_be_kept_is_refused_by_name(schema: Any, reason: st
         {"anyOf": [{"type": "array", "items": {"$ref": "#"}, "minItems": 1, "maxItems": 1}, {"type": "null"}]},
         {"type": "object", "properties": {"items": {"$ref": "#/properties/anyOf"}, "anyOf": {"type": "null"}}},
         {"type": "array", "prefixItems": [{"type": "null"}], "minItems": 1, "items": {"$ref": "#"}, "maxItems": 1},
+        {"type": ["object", "null"], "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {
+            "patternProperties": {"^x$": {"type": "null"}},
+            "additionalProperties": False,
+            "type": "object",
+            "minProperties": 1,
+        },
+        {
+            "patternProperties": {"^x$": {"type": "null"}},
+            "additionalProperties": False,
+            "type": "object",
+            "required": ["x"],
+        },
     ],
 )
 def test_a_recursive_schema_with_a_way_out_is_none_of_those(schema: dict[str, Any]) -> None:
     shortest: Choose = lambda position, options: next((t for t in (EOS, *b"]}n") if t in options), options[0])  # noqa: E731
     jsonschema.Draft202012Validator(schema).validate(json.loads(play(json_request(schema), shortest, vocabulary).text))
+
+
+def _chain(order: Sequence[int]) -> dict[str, Any]:
+    """A schema for each number, which needs the one of the number below it; they are found in this order."""
+    needed: dict[str, Any] = {f"d{i}": {"$ref": f"#/$defs/d{i - 1}"} if i else {"type": "null"} for i in order}
+    return {"properties": {f"p{i}": {"$ref": f"#/$defs/d{i}"} for i in order}, "$defs": needed}
+
+
+def test_knowing_whether_a_document_ends_takes_little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "MAX_WORK", 2000)
+    twice: Any = {"type": "null"}
+    others: Any = {"type": "null"}
+    for _ in range(30):  # each level would be looked at twice by the one above it
+        named = {"properties": {"a": twice}, "required": ["a", "a"], "additionalProperties": False}
+        twice = {"type": "object", **named, "minProperties": 1}
+        others = {"type": "object", "additionalProperties": others, "required": ["a", "b"]}
+    for schema in (twice, others, _chain(range(100)), _chain(range(99, -1, -1))):
+        assert schemas.schema_text(schema, "schema")
+    with pytest.raises(InvalidRequest, match="too many ways") as caught:
+        schemas.schema_text(_chain(random.Random(1).sample(range(200), 200)), "schema")
+    assert caught.value.param == "schema"
+
+
+MATCHES: Any = [{"pattern": f".*{letter}.*"} for letter in "abcdefghijklmnopqrstuvwxyz"]
+NESTED: Any = {}
+for one in MATCHES:
+    NESTED = {"type": "string", **one, "allOf": [NESTED]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "allOf": MATCHES},
+        NESTED,
+        {"$ref": "#/$defs/a0", "$defs": {f"a{i}": {**m, "$ref": f"#/$defs/a{i + 1}"} for i, m in enumerate(MATCHES)}},
+        {"type": "object", "allOf": [{"properties": {"x": one}, "required": ["x"]} for one in MATCHES]},
+        {"type": "array", "minItems": 1, "allOf": [{"items": one} for one in MATCHES]},
+        {
+            "type": "object",
+            "allOf": [{"properties": {"x": one}} for one in MATCHES[:7]]
+            + [{"additionalProperties": one} for one in MATCHES[7:14]],
+        },
+    ],
+)
+def test_patterns_that_hold_together_are_few(schema: Any) -> None:
+    """The compiler's work doubles with each; it would not come back from these."""
+    with pytest.raises(InvalidRequest, match="patterns and formats") as caught:
+        Controller(json_request(schema), vocabulary)
+    assert caught.value.param == "schema"
+
+
+def test_patterns_that_hold_for_different_texts_may_be_many() -> None:
+    parts = [{"type": "object", "properties": {f"x{i}{j}": {"pattern": "^a$"} for j in range(9)}} for i in range(9)]
+    Controller(json_request({"allOf": parts}), vocabulary)
+    Controller(json_request({"allOf": [{"type": "string"}, {"pattern": "^a+$"}, {"maxLength": 3}]}), vocabulary)
+    Controller(json_request({"type": "string", "anyOf": MATCHES}), vocabulary)
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?=a)b", "a$b", r"\bfoo", r"[^\s\S]"])
@@ -436,7 +520,10 @@ def test_a_regular_expression_that_cannot_be_kept_is_refused(pattern: str) -> No
 
 @pytest.mark.parametrize(
     "grammar",
-    [Grammar.choice(), Grammar("choice", "[1]"), Grammar("json_schema", "{"), Grammar("json_schema", "[]")],
+    [
+        *(Grammar.choice(), Grammar("choice", "[1]"), Grammar("json_schema", "{"), Grammar("json_schema", "[]")),
+        *(Grammar("choice", "1"), Grammar("regex", 5), Grammar("word", "a")),  # type: ignore[arg-type]
+    ],
 )
 def test_other_grammars_that_are_none(grammar: Grammar) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -477,3 +564,28 @@ def test_thoughts_and_text_share_no_token() -> None:
         for kind in (ThinkingDelta, TextDelta)
     )
     assert thought.strip() == out.thinking == "名" and text == out.text
+
+
+def test_a_grammar_is_compiled_once_for_all_answers_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import llguidance
+
+    made: list[str] = []
+    real = llguidance.LLMatcher
+
+    def compile_(tokenizer: Any, text: str, **options: Any) -> Any:
+        made.append(text)
+        return real(tokenizer, text, **options)
+
+    monkeypatch.setattr(llguidance, "LLMatcher", compile_)
+    req = json_request({"enum": ["once", "twice", 7]})
+    whole = play(req, draw(1), vocabulary)
+    assert len(made) == 1
+    # Answers side by side, and one that was broken off, leave the next as the first was.
+    first, second = follow(req, vocabulary), follow(req, vocabulary)
+    at_first = second.mask()
+    first.accept(allowed(first.mask(), vocabulary)[0])
+    assert second.mask() == at_first == follow(req, vocabulary).mask() and first.mask() != at_first
+    assert play(req, draw(1), vocabulary) == whole
+    assert len(made) == 1
+    follow(json_request({"enum": ["once"]}), vocabulary)
+    assert len(made) == 2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from qwen3_mlx.chips import Limit
 from qwen3_mlx.doctor.check import Checked, Held
 from qwen3_mlx.doctor.examine import Findings
-from qwen3_mlx.doctor.machine import Limit, Machine
+from qwen3_mlx.doctor.machine import Machine
 from qwen3_mlx.doctor.sweep import Sweep
 from qwen3_mlx.doctor.timing import Times, Timing
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from qwen3_mlx.chips import Limit
 from qwen3_mlx.doctor import cases, examine, sweep, timing
 from qwen3_mlx.doctor.catalogue import Use
 from qwen3_mlx.doctor.examine import Findings
-from qwen3_mlx.doctor.machine import Limit
 from qwen3_mlx.errors import ModelNotFound
 from qwen3_mlx.hub.names import embedded
 from qwen3_mlx.kernels.metal_source import standing_in

@@ -1,4 +1,4 @@
-"""The table of bandwidths, the cores of a GPU, and which kernels `auto` takes."""
+"""The cores of a GPU, and which kernels `auto` takes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from qwen3_mlx.chips import Limit
 from qwen3_mlx.doctor import machine as machines
-from qwen3_mlx.doctor.machine import Limit, bandwidth, deterministic, gpu_cores, machine, mode
+from qwen3_mlx.doctor.machine import deterministic, gpu_cores, machine, mode
 from qwen3_mlx.errors import InvalidRequest
-
-
-@pytest.mark.parametrize(
-    ("chip", "cores", "limit"),
-    [
-        ("Apple M1", 8, (68, 68)),
-        ("Apple M2 Ultra", None, (800, 800)),
-        ("Apple M4 Pro", 20, (273, 273)),
-        ("Apple M4 Max", 40, (546, 546)),
-        ("Apple M4 Max", 32, (410, 410)),
-        ("Apple M4 Max", None, (410, 546)),
-        ("Apple M3 Max", 30, (300, 300)),
-        ("Apple M5 Max", 38, (460, 460)),
-        ("Apple M9 Max", 40, None),
-        ("Apple Paravirtual device", None, None),
-    ],
-)
-def test_the_limit_of_a_chip(chip: str, cores: int | None, limit: tuple[float, float] | None) -> None:
-    assert bandwidth(chip, cores) == (None if limit is None else Limit(*limit))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from qwen3_mlx.doctor.machine import Limit
+from qwen3_mlx.chips import Limit
 from qwen3_mlx.doctor.timing import MOST, OURS, STOCK, Case, Side, Times, measure
 
 from .clock import Clock

@@ -193,6 +193,28 @@ def test_a_completion_of_another_model_is_refused() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "refused"), done.stderr[-300:]
 
 
+TRACED = """
+import mlx.core as mx
+from qwen3_mlx import Qwen3, SamplingParams
+from qwen3_mlx.engine.runner import Runner
+double, real = mx.compile(lambda x: x * 2), Runner.step
+def step(self):
+    mx.eval(double(mx.ones((2,))))
+    return real(self)
+Runner.step = step
+with Qwen3.load("demo") as q:
+    q.generate("Hi", params=SamplingParams(max_tokens=3))
+"""
+
+
+def test_a_process_that_has_traced_something_ends_as_any_other() -> None:
+    """What MLX keeps of it for the engine's thread is Python's, and was let go of while the interpreter ended: SIGABRT,
+    in one of two runs."""
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr[-300:]
+
+
 BEYOND = """
 import time
 from qwen3_mlx import Qwen3

@@ -236,6 +236,18 @@ def test_max_tokens_leaves_an_answer_cut_off_and_says_so(demo: Qwen3) -> None:
     assert completion.content and completion.content.startswith('{"name": "')
 
 
+@pytest.mark.parametrize("tail", [{}, {"b": {"enum": ["yes", "no"]}}], ids=["whole", "with a choice behind"])
+def test_what_is_forced_keeps_to_the_context(tail: dict[str, Any]) -> None:
+    """It is not drawn from the model, so nothing else would notice."""
+    properties = {"a": {"const": "strawberry " * 40}, **tail}
+    schema = {"type": "object", "properties": properties, "required": [*properties]}
+    with Qwen3.load("demo", context=100) as q:
+        completion = q.generate(QUESTION, thinking=False, schema=schema, params=SamplingParams(temperature=0))
+        assert completion.finish_reason == "length"
+        assert completion.usage.prompt_tokens + completion.usage.completion_tokens == 101
+        assert (completion.content or "").startswith('{"a": "strawberry ')
+
+
 def test_the_forward_pass_runs_while_the_mask_is_computed(demo: Qwen3, monkeypatch: pytest.MonkeyPatch) -> None:
     """And forced tokens take no step of their own."""
     order: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ from qwen3_mlx.costs import CACHE_STEP, Footprint, kv_bytes_per_token
 from qwen3_mlx.engine import memory as memories
 from qwen3_mlx.engine.grouping import WORTH, groups
 from qwen3_mlx.engine.memory import ANSWER, LEAST_CHUNK, Memory, expected, planned
+from qwen3_mlx.engine.runner import Runner
 from tests.released import RELEASED
 
 CONFIG = ModelConfig.from_dict(RELEASED["Qwen3-8B"])
@@ -340,9 +342,57 @@ def test_a_short_request_need_not_wait_for_a_long_one(footprint: Footprint) -> N
     assert not any("waits" in line for line in lines)
 
 
-def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qwen3_mlx.engine.runner import Runner
+def test_a_row_that_leaves_to_be_fed_counts_with_the_capacity_it_has_grown_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone it takes the batch's own buffers along, a third of which may be spare."""
+    monkeypatch.setattr(memories, "ANSWER", 16)
+    seen, force = list[tuple[int, int]](), Runner.force
 
+    def watched(self: Runner, row: Any, tokens: tuple[int, ...]) -> None:
+        force(self, row, tokens)
+        seen.append((self.held([row])[0], row.cache.capacity))
+
+    monkeypatch.setattr(Runner, "force", watched)
+    with Qwen3.load("demo", prefix_cache_bytes=0) as q:
+        ends = {*q.tokenizer.eos_ids, q.tokenizer.control.think_close}
+        params = SamplingParams(temperature=0, max_tokens=1000, logit_bias={token: -100.0 for token in ends})
+        stream = q.stream("a b c d " * 180, thinking_budget=60, params=params)
+        while not seen:
+            next(stream)
+        stream.close()
+    assert seen == [(1280, 1280)]
+
+
+def test_tokens_that_are_forced_at_once_are_asked_for(footprint: Footprint) -> None:
+    """Far more than the row was let in with; in a batch and before its first token."""
+    letters = "".join(random.Random(1).choices("abcdefgh ", k=3000))
+    properties = {"a": {"const": letters}, "b": {"enum": [1, 2]}}
+    schema: dict[str, Any] = {"type": "object", "properties": properties, "required": ["a", "b"]}
+    params = SamplingParams(temperature=0, max_tokens=3100)
+    limit = footprint.peak([(1, 1280)], LEAST_CHUNK)
+    with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=0) as q:
+        with pytest.raises(MemoryLimit, match="the answer ends here"):
+            q.generate("Hi", thinking=False, schema=schema, params=params)
+        schema["properties"] = {"c": {"type": "string", "pattern": "^[a-z]{20}$"}, **properties}
+        schema["required"] = [*schema["properties"]]
+        with pytest.raises(MemoryLimit, match="the answer ends here"):
+            q.generate("Hi", thinking=False, schema=schema, params=params)
+        assert q.generate("Hi", thinking=False, params=GREEDY).content
+
+
+def test_thoughts_that_are_closed_together_go_on(footprint: Footprint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In no more than was planned for them: the places that they leave for a moment are nobody's reason to end."""
+    monkeypatch.setattr(memories, "ANSWER", 255)
+    limit = footprint.peak([(8, 512)], LEAST_CHUNK)
+    with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=0) as q:
+        ends = {*q.tokenizer.eos_ids, q.tokenizer.control.think_close}
+        params = SamplingParams(temperature=0, max_tokens=9, logit_bias={token: -100.0 for token in ends})
+        streams = [q.stream("a" * n, thinking_budget=220, params=params) for n in range(1, 9)]
+        for stream in streams:
+            *_, finished = stream
+            assert isinstance(finished, Finished) and finished.usage.budget_exhausted
+
+
+def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Runner, row: Any, count: int) -> None:
         raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
 

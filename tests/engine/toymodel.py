@@ -142,6 +142,9 @@ class ToyRunner:
     def read(self, unread: list[tuple[Row, Any]]) -> list[tuple[Row, tuple[int, None]]]:
         return [(row, (ahead.token, None)) for row, ahead in unread]
 
+    def end(self) -> None:
+        pass
+
     def leave(self, row: Row, *, keep: bool) -> None:
         if row.place is not None:
             self.rows.remove(row)

@@ -74,6 +74,15 @@ def test_a_cached_checkpoint_needs_no_request_and_no_client(hub: Hub) -> None:
     assert found.stdout.strip() == str(folder)
 
 
+def test_what_is_here_is_found_without_asking(hub: Hub, tmp_path: Path) -> None:
+    assert names_hub.local("Org/Model") is None and names_hub.local("modelscope:Org/Model") is None
+    assert names_hub.local("demo") == names_hub.resolve("demo") and names_hub.local(str(tmp_path)) == tmp_path
+    assert hub.requests == []
+    assert names_hub.resolve("Org/Model", say=quiet) == names_hub.local("Org/Model")
+    with pytest.raises(ModelNotFound, match="did you mean"):
+        names_hub.local("qwen3:5b")
+
+
 @pytest.mark.parametrize("lost", ["model-00002-of-00003.safetensors", "config.json", "tokenizer.json"])
 def test_a_partial_cache_is_not_cached_and_is_completed(hub: Hub, lost: str) -> None:
     hub.repos["Org/Model"] = checkpoint(shards=3)

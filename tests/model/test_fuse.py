@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from qwen3_mlx import costs
 from qwen3_mlx.config import ModelConfig, QuantSpec
 from qwen3_mlx.kernels import resolve
 from qwen3_mlx.model.fuse import join
@@ -102,6 +103,22 @@ def pack_again(leaf: QuantizedLinear, spec: QuantSpec) -> nn.Module:
     plain = Linear(1, 1)
     plain.weight = mx.dequantize(leaf["weight"], leaf["scales"], leaf["biases"], **how)
     return pack(plain, spec)
+
+
+@pytest.mark.parametrize("name", ["dense", "untied", "moe-dense-layers"])
+def test_bytes_by_role_are_those_of_the_arrays(name: str) -> None:
+    """Before fusing and behind it, packed or not."""
+    whole = Qwen3(ModelConfig.from_dict(CASES[name].config), resolve("reference"))
+    random_weights(whole)
+    expected = costs.bytes_by_role(whole.config, itemsize=4)
+    assert whole.held() == expected
+    whole.fuse()
+    assert whole.held() == expected
+    model = packed(name)
+    before = model.held()
+    model.fuse()
+    assert model.held() == before
+    assert before.total == sum(array.nbytes for _, array in tree_flatten(model.parameters()))
 
 
 def test_only_leaves_of_one_kind_join() -> None:

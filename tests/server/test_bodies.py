@@ -166,6 +166,26 @@ def test_results_of_calls_with_and_without_ids() -> None:
     assert chat_task({"messages": [USER, nameless, {"role": "tool", "content": "x", "tool_call_id": "z"}]}, LIMITS)
 
 
+def test_many_results_of_many_calls_are_not_compared_one_by_one() -> None:
+    compared = 0
+
+    class Id(str):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    calls = [{"id": Id(i), "function": {"name": "f"}} for i in range(1000)]
+    results = [{"role": "tool", "content": "x", "tool_call_id": Id(999)} for _ in range(90)]
+    assert chat_task({"messages": [USER, {"role": "assistant", "tool_calls": calls}, *results]}, LIMITS)
+    assert compared <= 1000
+    for wrong in ([], {}, 1):
+        body = {"messages": [USER, CALL, {"role": "tool", "content": "x", "tool_call_id": wrong}]}
+        assert refusal(body).param == "messages[2].tool_call_id"
+
+
 WRONG: list[tuple[Any, str | None]] = [
     ({"stop": [1]}, "stop[0]"),
     ({"stop": ""}, "stop"),
@@ -197,6 +217,7 @@ WRONG: list[tuple[Any, str | None]] = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": -1}, "max_tokens"),
     ({"max_tokens": "all"}, "max_tokens"),
+    ({"max_tokens": 1e300}, "max_tokens"),
     ({"max_completion_tokens": 0}, "max_completion_tokens"),
     ({"stream": "yes"}, "stream"),
     ({"stream": 1}, "stream"),
@@ -211,6 +232,7 @@ WRONG: list[tuple[Any, str | None]] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
     ({"tools": [{"type": "function", "function": {"name": "f", "strict": 1}}]}, "tools[0].function.strict"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "description": "x" * 2_000_000}}]}, "tools"),
     ({"tool_choice": "f"}, "tool_choice"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
@@ -272,6 +294,8 @@ SCHEMAS: list[Any] = [
     {"type": "string", "pattern": "(?=x)"},
     {"type": "object", "properties": []},
     {"$ref": "#"},
+    {"allOf": True},
+    {"properties": {"a": {"patternProperties": 5, "allOf": 1.5}}},
 ]
 
 

@@ -10,11 +10,19 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+
+from qwen3_mlx import Qwen3
+from qwen3_mlx.cli.options import Options
+from qwen3_mlx.server.settings import Settings
+from qwen3_mlx.server.sockets import Listen, bind
+from qwen3_mlx.server.start import _load, fingerprint
 
 from .serving import HELLO, eventually
 
@@ -44,8 +52,9 @@ def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM)
     return process.returncode, log
 
 
-def refused(*options: str) -> str:
-    done = subprocess.run([*BASE, *options], capture_output=True, text=True, timeout=60, check=False)
+def refused(*options: str, pass_fds: Sequence[int] = ()) -> str:
+    command = [*BASE, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, pass_fds=pass_fds)
     assert done.returncode == 2 and not done.stdout, (done.returncode, done.stderr)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return line
@@ -81,6 +90,17 @@ def test_text_log_and_ctrl_c() -> None:
     assert status == 130 and "path=/v1/models status=200" in log and "Traceback" not in log
 
 
+def test_how_a_model_is_loaded_is_passed_on_and_tells_answers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(Qwen3, "load", lambda name, **how: asked.update(how))
+    ways: dict[str, Any] = {"bits": 4, "kv_bits": 8, "kernels": "reference", "deterministic": True, "context": 99}
+    _load(Options("demo", **ways), Settings(("demo",)), {"memory_limit": 1, "prefix_cache_bytes": 2})
+    assert asked == {**ways, "max_batch": 8, "memory_limit": 1, "prefix_cache_bytes": 2}
+    del ways["context"]  # changes no answer that there is
+    known = {fingerprint("demo", Options("demo", **{name: value})) for name, value in ways.items()}
+    assert len(known | {fingerprint("demo", Options("demo"))}) == len(ways) + 1
+
+
 def test_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "s"
     old = socket.socket(socket.AF_UNIX)
@@ -94,6 +114,19 @@ def test_a_unix_socket(tmp_path: Path) -> None:
         assert "another server" in refused("--uds", str(path))
         assert end(process)[0] == 0
     assert not path.exists()
+
+
+def test_a_unix_socket_that_another_server_has_taken_over_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    old = bind(Listen(uds=str(path)))
+    old.socket.close()  # stopping: it only lets its last answers finish
+    time.sleep(0.02)  # longer than a tick of the clock of files
+    new = bind(Listen(uds=str(path)))
+    old.close()
+    assert path.is_socket()
+    new.close()
+    assert not path.exists()
+    new.close()
 
 
 def test_an_inherited_socket_and_a_ready_descriptor(tmp_path: Path) -> None:
@@ -163,6 +196,18 @@ def test_what_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert "no socket" in refused("--uds", str(tmp_path / "file"))
     assert "no socket" in refused("--listen-fd", "0")
+    assert "--dump-requests" in refused("--port", "0", "--dump-requests", str(tmp_path / "file"), "--model", "no-such")
+    for family, address in ((socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET, None), (socket.AF_UNIX, None)):
+        with socket.socket(family) as handed:
+            if address is not None:
+                handed.bind(address)
+            told = refused("--listen-fd", str(handed.fileno()), pass_fds=(handed.fileno(),))
+            assert ("--api-key" if address is not None else "no address") in told
+    one, _other = socket.socketpair()
+    assert "no address" in refused("--listen-fd", str(one.fileno()), pass_fds=(one.fileno(),))
+    for descriptor in ("77", "99999999999"):
+        assert "not open" in refused("--ready-fd", descriptor)
+    assert "--parent-pid" in refused("--parent-pid", "99999999999")
     assert "choose one" in refused("--no-auth", "--api-key", "x")
     assert "API key" in refused("--api-key", " ")
     assert "--port" in refused("--port", "70000")

@@ -127,6 +127,9 @@ def test_stop_and_seed(server: Running) -> None:
         ({"prompt": ["a"] * 60, "n": 8}, "n"),
         ({"prompt": "a", "messages": []}, "messages"),
         ({"prompt": "a" * 40000}, "prompt"),
+        ({"prompt": [1] * 40000}, "prompt"),
+        ({"prompt": [[1], [1] * 40000]}, "prompt[1]"),
+        ({"prompt": "a", "max_tokens": 1e300}, "max_tokens"),
     ],
 )
 def test_what_cannot_be_served_is_named(server: Running, fields: Any, param: str) -> None:

@@ -97,6 +97,14 @@ def test_the_token_limit_inside_a_thought(server: Running) -> None:
         assert choice["message"]["reasoning_content"]
 
 
+def test_max_completion_tokens_goes_before_max_tokens(server: Running) -> None:
+    whole = answer(server, **GREEDY)
+    tokens = whole["usage"]["completion_tokens"]
+    assert answer(server, max_tokens=5, max_completion_tokens=tokens, **GREEDY)["choices"] == whole["choices"]
+    both = answer(server, thinking_budget=20, max_tokens=3, max_completion_tokens=500, **GREEDY)
+    assert both["choices"][0]["finish_reason"] == "length"  # behind a budget max_tokens is the answer's alone
+
+
 @pytest.mark.parametrize("budget", [0, 5, 20])
 def test_a_budget_ends_the_thought_and_the_answer_follows(server: Running, budget: int) -> None:
     document = answer(server, thinking_budget=budget, **GREEDY)

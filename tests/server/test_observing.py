@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
+import logging
+import os
+import shlex
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from qwen3_mlx import Qwen3, SamplingParams, TextDelta
 from qwen3_mlx.engine.streams import EventStream
+from qwen3_mlx.server import log
 from qwen3_mlx.types import Request
 from tests.engine.test_warmup import idle
 
@@ -26,6 +35,20 @@ def numbers(server: Running) -> dict[tuple[str, tuple[tuple[str, str], ...]], fl
         for family in text_string_to_metric_families(response.text)
         for sample in family.samples
     }
+
+
+@contextlib.contextmanager
+def logged(form: log.Format) -> Iterator[None]:
+    """The server's log goes to stderr, and then where it went before."""
+    loggers = [logging.getLogger(name) for name in ("qwen3_mlx", "uvicorn")]
+    before = [(one.handlers[:], one.level, one.propagate) for one in loggers]
+    log.set_up(form, "info")
+    try:
+        yield
+    finally:
+        for one, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            one.handlers[:], one.propagate = handlers, propagate
+            one.setLevel(level)
 
 
 def test_metrics() -> None:
@@ -99,3 +122,47 @@ def test_the_cache_is_not_explained_where_it_is_off() -> None:
     with serving(scripted_model([finished()])[0], debug=False) as server:
         error_of(server.client.post("/v1/debug/cache", json={}), 404)
         assert "/v1/debug/cache" not in server.client.get("/openapi.json").json()["paths"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_of_the_log_stays_one_line_whatever_is_asked_for(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with logged(form), serving(scripted_model([finished()])[0]) as server:
+        server.client.get("/x%20status=200%0Aforged%C2%85forged%E2%80%A8forged%C2%9B2J%22?status=200")
+        server.client.get("/" + "y" * 50_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) < 500
+    lines = [line for line in lines if "/x" in line]
+    assert len(lines) == 1 and lines[0].isascii() and lines[0].isprintable()
+    if form == "json":
+        assert json.loads(lines[0])["status"] == 404 and json.loads(lines[0])["path"].startswith("/x status=200\n")
+    else:
+        fields = dict(field.partition("=")[::2] for field in shlex.split(lines[0])[2:])
+        assert fields["status"] == "404" and fields["path"].startswith("/x status=200")
+
+
+class Full(io.BytesIO):
+    """A file on a disk without room."""
+
+    def write(self, data: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_receipt_that_cannot_be_written_costs_a_line_and_not_the_answer(
+    form: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fdopen
+
+    def full(descriptor: int, *mode: Any, **more: Any) -> Any:
+        if mode != ("wb",):
+            return real(descriptor, *mode, **more)
+        os.close(descriptor)
+        return Full()
+
+    with logged(form), serving(scripted_model([finished()])[0], dump=str(tmp_path)) as server:
+        monkeypatch.setattr(os, "fdopen", full)
+        assert server.chat().status_code == 200
+    lines = capsys.readouterr().err.splitlines()
+    (told,) = [line for line in lines if "a receipt was not written" in line]
+    assert "No space left" in told and not any("Traceback" in line or "Logging error" in line for line in lines)
+    assert not list(tmp_path.iterdir())

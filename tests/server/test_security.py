@@ -93,6 +93,14 @@ def test_a_request_without_a_host() -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("name", [b"Host", b"Origin"])
+def test_what_is_checked_may_be_said_once_only(name: bytes) -> None:
+    with serving(scripted_model(ANSWER)[0]) as server:
+        twice = b"%s: http://localhost\r\n%s: http://evil.com\r\n" % (name, name)
+        connection = server.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + twice + b"\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+
+
 def test_other_origins_are_refused_and_cors_is_off() -> None:
     with serving(scripted_model(ANSWER)[0]) as server:
         headers = {"origin": "https://evil.com"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qwen3_mlx import Qwen3, TextDelta
+from qwen3_mlx import Qwen3, TextDelta, ThinkingDelta
 from qwen3_mlx.engine.loop import TokenLoop
 
 from .scripted import finished, scripted_model
@@ -322,3 +322,73 @@ def test_the_end_of_the_server_tells_streams_that_take_too_long() -> None:
         thread.join(10)
     assert chunks(found[0])[-1]["error"]["code"] == "shutting_down"
     assert engine.tickets[0].cancelled.is_set()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_client_that_leaves_with_a_request_sent_ahead_frees_its_slot(together: bool) -> None:
+    def silent(_: Any) -> Iterator[Any]:
+        while True:
+            yield lambda: time.sleep(0.002)  # nothing is written: only reading tells that the client has gone
+            yield ThinkingDelta("")
+
+    model, engine = scripted_model(silent)
+    with serving(model) as server:
+        first, second = request({"messages": HELLO}), request({"messages": HELLO, "n": 2})
+        connection = server.raw(first + second if together else first)
+        eventually(lambda: engine.running == 1)
+        if not together:
+            connection.sendall(second)
+            time.sleep(0.1)
+        connection.close()
+        eventually(lambda: engine.tickets[0].cancelled.is_set(), 3)
+        server.idle()
+        assert len(engine.requests) == 1
+
+
+def test_nonsense_behind_a_request_sent_ahead_is_not_written_into_a_stream() -> None:
+    model, engine = scripted_model(endless)
+    with serving(model) as server:
+        connection = server.raw(STREAM)
+        answer = connection.recv(1000)
+        connection.sendall(STREAM + b"\x00nonsense\r\n\r\n")
+        answer += received(connection)
+        assert answer.startswith(b"HTTP/1.1 200") and answer.count(b"HTTP/1.1") == 1
+        eventually(lambda: engine.tickets[0].cancelled.is_set(), 3)
+
+
+def test_what_is_sent_ahead_is_bounded() -> None:
+    model, engine = scripted_model(endless)
+    with serving(model) as server:
+        connection = server.raw(STREAM)
+        assert connection.recv(1000)
+        connection.sendall(request({"messages": HELLO, "user": "x" * 200_000}))
+        received(connection)
+        eventually(lambda: engine.tickets[0].cancelled.is_set(), 3)
+        server.idle()
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_end_of_the_server_does_not_wait_for_a_body(signals: int, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(scripted_model(ANSWER)[0], grace=0.2 if signals == 1 else 300.0) as server:
+        connection = server.raw(STREAM[:-5])
+        eventually(lambda: bool(server.server.server_state.tasks))
+        for _ in range(signals):
+            server.loop.call_soon_threadsafe(server.server.stop)
+        assert received(connection) == b""
+    assert not [one for one in caplog.records if one.exc_info], caplog.text
+
+
+@pytest.mark.parametrize("cut", [0, 1, 60, 130, 200, 235])
+def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(cut: int) -> None:
+    """Java's HTTP client asks for HTTP/2 with its first request, body and all."""
+    upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQ\r\n"
+    asked = request({"messages": HELLO, "max_tokens": 3}, headers=upgrade)
+    model, engine = scripted_model(ANSWER)
+    with serving(model) as server:
+        connection = server.raw(asked[:cut])
+        time.sleep(0.02)
+        health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n%sConnection: close\r\n\r\n"
+        connection.sendall(asked[cut:] + asked + health % b"Upgrade: websocket\r\n")
+        answer = received(connection)
+    assert answer.count(b"HTTP/1.1 200 OK") == 3 and answer.count(b"HTTP/1.1") == 3
+    assert [one.params.max_tokens for one in engine.requests] == [3, 3]

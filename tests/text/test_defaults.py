@@ -92,18 +92,18 @@ def test_resolving_checks(tmp_path: Path) -> None:
 
 
 BAD = [
-    ("temperature", [-0.1, math.nan, math.inf, -math.inf, "hot", True, 10**400, [1]]),
+    ("temperature", [-0.1, math.nan, math.inf, -math.inf, "hot", True, 10**400, 1e39, [1]]),
     ("top_p", [0, -0.1, 1.01, math.nan, "x", False]),
     ("top_k", [-1, 152, 1.5, "x", True]),
     ("min_p", [-0.1, 1.1, math.nan]),
-    ("repetition_penalty", [0, -1, math.nan, math.inf, "x"]),
-    ("presence_penalty", [math.nan, math.inf, "x"]),
-    ("frequency_penalty", [math.nan, -math.inf, "x"]),
+    ("repetition_penalty", [0, -1, math.nan, math.inf, 1e39, 1e-50, "x"]),
+    ("presence_penalty", [math.nan, math.inf, 1e39, "x"]),
+    ("frequency_penalty", [math.nan, -math.inf, -1e39, "x"]),
     ("max_tokens", [0, -1, 1.5, "x", True]),
     ("logprobs", [-1, 21, 1.5, True]),
     ("seed", [1.5, "x", True]),
     ("stop", ["x", ("",), ("a", ""), (5,), 5, b"x", None]),
-    ("logit_bias", [{-1: 1.0}, {151: 1.0}, {1: math.nan}, {1: math.inf}, {1: "x"}, {"1": 1.0}, {True: 1.0}, [1]]),
+    ("logit_bias", [{-1: 1.0}, {151: 1.0}, {1: math.nan}, {1: -1e39}, {1: "x"}, {"1": 1.0}, {True: 1.0}, [1]]),
 ]
 
 

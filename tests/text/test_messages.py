@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen3_mlx.errors import InvalidRequest
-from qwen3_mlx.text.messages import normalize_messages, normalize_tools, thinking_requested
+from qwen3_mlx.text.messages import json_copy, normalize_messages, normalize_tools, thinking_requested
 
 USER = {"role": "user", "content": "hi"}
 PARTS = "messages[0].content[0]"
@@ -58,6 +58,8 @@ WRONG = [
     (assistant(tool_calls={}), "messages[1].tool_calls", "list"),
     (assistant(tool_calls="f()"), "messages[1].tool_calls", "list"),
     (assistant(tool_calls=["f()"]), "messages[1].tool_calls[0]", "object"),
+    (assistant(content="Sure", prefix=True), "messages[1].prefix", "not supported"),
+    (assistant(content="Sure", partial=True), "messages[1].partial", "not supported"),
     (assistant(function_call={"name": "f"}), "messages[1].function_call", "tool_calls"),
     (call(type="function"), "messages[1].tool_calls[0].function", "name and arguments"),
     (call(type="custom", function={"name": "f"}), "messages[1].tool_calls[0].type", "'function'"),
@@ -211,3 +213,20 @@ def test_any_json_is_accepted_or_refused_by_name(value: object) -> None:
         except InvalidRequest as error:
             assert error.param is not None
             assert error.param.startswith(top)
+
+
+def test_where_a_value_stands_is_spelled_out_for_an_error_only() -> None:
+    """Else a long name would be copied for each of the values below it."""
+    spelled = 0
+
+    class Where(str):
+        def __format__(self, spec: str) -> str:
+            nonlocal spelled
+            spelled += 1
+            return str(self)
+
+    value = {"a": [1, "é", {"b": None}] * 20}
+    assert json_copy(value, Where("x")) == value and not spelled
+    with pytest.raises(InvalidRequest) as wrong:
+        json_copy({"k" * 10_000: [{1}]}, "x")
+    assert wrong.value.param is not None and wrong.value.param.startswith("x.kkk") and len(str(wrong.value)) < 300
