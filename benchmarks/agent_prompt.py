@@ -1,7 +1,10 @@
-"""A prompt as coding agents send it, made up of any length; the same every time."""
+"""Prompts as coding agents send them, made up, of any length."""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import inspect
 import json
 import random
 from typing import Any
@@ -13,13 +16,15 @@ always keep short answer step by tool call write edit search pattern directory b
 """
 _WORDS = _LINES.split()
 _NAMES = ("read_file", "write_file", "search", "run_command", "list_directory", "edit", "fetch", "ask_user")
+_PROGRAMS = ("argparse", "json.decoder", "tarfile", "textwrap", "threading", "zipfile", "http.client", "html.parser")
 _KINDS = ("string", "integer", "boolean", "array")
 
 
-def agent_prompt(size: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def agent_prompt(size: int, seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Messages and tools of about ``size`` characters together: a third in schemas and system text, the rest in a
-    conversation with calls of tools and their results."""
-    rng = random.Random(0)
+    conversation with calls of tools and their results, which are programs of Python's library. The same for the same
+    ``seed`` and version of Python."""
+    rng = random.Random(seed)
     tools = [_tool(rng, name) for name in _NAMES]
     system = "You are a careful programmer.\n\n"
     while len(system) + len(json.dumps(tools)) < size // 3:
@@ -34,6 +39,11 @@ def agent_prompt(size: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
     return messages, tools
 
 
+def next_turn(messages: list[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+    """The same conversation one call further."""
+    return [*messages, *_turn(random.Random(seed), len(messages))]
+
+
 def _turn(rng: random.Random, index: int) -> list[dict[str, Any]]:
     """What the model says and calls, and what comes back."""
     name, arguments = rng.choice(_NAMES), {"path": f"src/{rng.choice(_WORDS)}.py", "limit": rng.randrange(400)}
@@ -45,22 +55,15 @@ def _turn(rng: random.Random, index: int) -> list[dict[str, Any]]:
 
 
 def _code(rng: random.Random, lines: int) -> str:
-    """Something like a program, with what programs have in it: indentation, numbers, operators, markup."""
-    out = []
-    for number in range(lines):
-        a, b, c = rng.choices(_WORDS, k=3)
-        line = rng.choice(
-            (
-                f"def {a}_{b}(self, {c}: int = {rng.randrange(1000)}) -> list[str]:",
-                f"    if {a} < {b}[{c}] and {c} >= {rng.random():.3f}:",
-                f"        return {{'{a}': \"{b}\", '{c}': None}}  # {_sentence(rng, 6)}",
-                f'<div class="{a}"><span>{b}</span> – {c}’s “{a}”</div>',
-                f"    {a}.{b}({c}, *args, **kwargs)",
-                "",
-            )
-        )
-        out.append(f"{number + 1:5}\t{line}")
-    return "\n".join(out)
+    """A piece of a program, with numbered lines as tools give it."""
+    program = _program(rng.choice(_PROGRAMS))
+    first = rng.randrange(max(1, len(program) - lines))
+    return "\n".join(f"{first + i + 1:5}\t{line}" for i, line in enumerate(program[first : first + lines]))
+
+
+@functools.cache
+def _program(name: str) -> list[str]:
+    return inspect.getsource(importlib.import_module(name)).splitlines()
 
 
 def _tool(rng: random.Random, name: str) -> dict[str, Any]:

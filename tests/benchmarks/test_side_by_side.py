@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import host_graph, import_time, results
-from benchmarks.agent_prompt import agent_prompt
+from benchmarks import host_graph, import_time, results, text
+from benchmarks.agent_prompt import agent_prompt, next_turn
 from benchmarks.folders import adapted, prompt
 from benchmarks.results import OURS
 from benchmarks.runtimes import MlxLm, Ours, Short
@@ -39,7 +39,7 @@ def ran(name: str, tmp_path: Path, *options: str) -> results.Result:
         ("decode", ["--contexts", "0,30", "--tokens", "4"], [0, 30]),
         ("batch", ["--streams", "1,3", "--tokens", "3"], [1, 3]),
         ("convert", [], ["demo", "demo"]),
-        ("text", ["--model", "demo", "--kilobytes", "3"], ["template", "tokenizer", "both"]),
+        ("text", ["--model", "demo", "--kilobytes", "3"], ["template", "tokenizer", "both", "both, next turn"]),
         ("prefix_lookup", ["--tokens", "64,100"], [64, 100]),
     ],
 )
@@ -119,17 +119,24 @@ def test_both_sides_say_the_same_behind_a_context(context: int, tmp_path: Path) 
     peer.close()
 
 
-def test_the_agents_prompt_is_the_same_every_time_and_as_long_as_asked() -> None:
-    messages, tools = agent_prompt(60_000)
-    assert (messages, tools) == agent_prompt(60_000)
+def test_agents_prompts_are_as_long_as_asked_and_unlike() -> None:
+    messages, tools = agent_prompt(60_000, 1)
+    assert (messages, tools) == agent_prompt(60_000, 1) != agent_prompt(60_000, 2)
     size = sum(len(json.dumps(each)) for each in (*messages, *tools))
     assert 54_000 < size < 66_000
-    text = "".join(str(message["content"]) for message in messages)
-    assert (
-        "<" in text
-        and "\t" in text
-        and {message["role"] for message in messages} == {"system", "user", "assistant", "tool"}
-    )
+    words = "".join(str(message["content"]) for message in messages)
+    roles = [message["role"] for message in messages]
+    assert "<" in words and "\t" in words and set(roles) == {"system", "user", "assistant", "tool"}
+    longer = next_turn(messages)
+    assert longer[:-2] == messages and [message["role"] for message in longer[-2:]] == ["assistant", "tool"]
+
+
+def test_a_text_is_new_to_both_sides_in_every_round() -> None:
+    seen: list[text.Prompt] = []
+    prompts = [text.made(lambda prompt: str(prompt.messages), 3000, seed, True) for seed in range(2)]
+    measure = text.timed(seen.append, prompts)
+    assert measure() >= 0 and measure() >= 0
+    assert seen == [prompts[0].before, prompts[0], prompts[1].before, prompts[1]] and prompts[0] != prompts[1]
 
 
 def test_turns_that_can_be_compared() -> None:
