@@ -112,6 +112,13 @@ def bytes_by_role(config: ModelConfig, itemsize: int = 2, spec: QuantSpec | None
     )
 
 
+def derived_bytes(config: ModelConfig, itemsize: int = 2) -> int:
+    """Bytes that a loaded model holds beside its weights: the norms of queries and keys for each head, of ``itemsize``
+    bytes a value, and the rotary frequencies in three forms."""
+    heads = config.num_attention_heads + config.num_key_value_heads
+    return config.num_hidden_layers * heads * config.head_dim * itemsize + 10 * config.head_dim
+
+
 def _o_proj(config: ModelConfig) -> int:
     return config.num_hidden_layers * config.hidden_size * config.q_size
 
@@ -211,9 +218,10 @@ def _expert_dispatches(config: ModelConfig, spec: QuantSpec | None, rows: int) -
 class Footprint:
     """What a loaded model takes while it runs, bytes.
 
-    ``weights``: of all arrays of the model; ``itemsize``: of an activation, and of a cached value that is not packed to
-    ``kv_bits``; ``scores``: attention holds its scores in full, as on a device without a fused attention; ``unpacked``:
-    how many positions times key/value heads of a packed cache are unpacked at a time, ``None``: all.
+    ``weights``: of all arrays of the model, derived ones too; ``itemsize``: of an activation, and of a cached value
+    that is not packed to ``kv_bits``; ``scores``: attention holds its scores in full, as on a device without a fused
+    attention; ``unpacked``: how many positions times key/value heads of a packed cache are unpacked at a time,
+    ``None``: all.
     """
 
     config: ModelConfig
