@@ -102,6 +102,8 @@ class Qwen3:
         folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
+        template = ChatTemplate.from_folder(folder)
+        template.compile_ahead()  # beside what MLX and the tokenizer do without the interpreter
         tokenizer = Tokenizer.from_folder(folder)
         if tokenizer.vocab_size > config.vocab_size:
             raise CheckpointError(
@@ -109,7 +111,6 @@ class Qwen3:
                 " belong together",
                 folder,
             )
-        template = ChatTemplate.from_folder(folder)
         defaults = Defaults.from_folder(folder, hybrid=template.hybrid)
         from .cache.kv import kv_group_size  # the first import of mlx: most mistakes are found before it
         from .cache.prefix import PrefixCache
