@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import files, huggingface, names
+from . import names
 from .names import ALIASES, EMBEDDED, Alias
 
 __all__ = ["ALIASES", "EMBEDDED", "Alias", "Listed", "list_models", "resolve"]
@@ -36,6 +36,8 @@ def resolve(name: str | os.PathLike[str], *, say: Callable[[str], None] = _to_st
     if source.kind == "folder":
         return Path(source.target)
     if source.kind == "huggingface":
+        from . import huggingface
+
         return huggingface.fetch(source.target, say)
     if source.kind == "modelscope":
         from . import modelscope
@@ -62,6 +64,8 @@ class Listed:
 
 def list_models() -> list[Listed]:
     """The embedded checkpoints and the aliases, in that order. Reads the disk only."""
+    from . import files, huggingface
+
     listed = []
     for name in EMBEDDED:
         folder = names.embedded(name)
