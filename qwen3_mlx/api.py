@@ -103,7 +103,6 @@ class Qwen3:
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
         template = ChatTemplate.from_folder(folder)
-        template.compile_ahead()  # beside what MLX and the tokenizer do without the interpreter
         tokenizer = Tokenizer.from_folder(folder)
         if tokenizer.vocab_size > config.vocab_size:
             raise CheckpointError(
@@ -121,6 +120,7 @@ class Qwen3:
             kv_group_size(config.head_dim, kv_bits)
         limit = device_limit() if memory_limit is None else memory_limit
         working = partial(working_bytes, config, kv_bits)
+        template.compile_ahead()  # MLX reads weights without the interpreter
         model, _ = load_model(
             folder, bits=bits, kernels=kernels, deterministic=deterministic, limit=limit, working=working
         )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, TemplateError
@@ -177,6 +178,7 @@ class _Program:
     def __init__(self, source: str, path: Path, seconds: float) -> None:
         from jinja2.exceptions import TemplateSyntaxError
 
+        from .compiled import compiled
         from .sandbox import Sandbox
 
         self.source = source
@@ -188,7 +190,7 @@ class _Program:
             raise TemplateError(f"{path}: a chat template of {len(source):,} characters is too long", param="messages")
         self._env.meter = Meter(seconds=seconds)
         try:
-            code = self._env.compile(self._env.parse_bounded(source), filename=str(path))
+            code = compiled(source, self._compile)
             self._template = self._env.template_class.from_code(self._env, code, self._env.make_globals(None))
         except TemplateSyntaxError as error:
             raise self._error(f"is broken: {error.message}", error.lineno) from None
@@ -196,6 +198,10 @@ class _Program:
             raise self._error(f"cannot be compiled: {_reason(error)}") from None
         # Templates that walk a call's arguments as a mapping and do not ask whether they are text (Qwen3-Coder's).
         self.parses_arguments = bool(_WALKS_ARGUMENTS.search(source)) and not _ASKS_FOR_TEXT.search(source)
+
+    def _compile(self) -> CodeType:
+        # Under one name for all, so that the code does not depend on where a checkpoint lies.
+        return self._env.compile(self._env.parse_bounded(self.source), filename=_CODE)
 
     def run(self, variables: dict[str, Any], marks: Marks | None, characters: int) -> str:
         from jinja2.exceptions import TemplateError as Refusal
@@ -217,10 +223,10 @@ class _Program:
                 raise self._error(f"failed: {_reason(error)}", line) from None
 
     def _line(self, error: BaseException) -> int | None:
-        """The template's line that failed: Jinja gives its frames the template's file name."""
+        """The template's line that failed: Jinja gives its frames the name under which it was compiled."""
         line, step = None, error.__traceback__
         while step is not None:
-            if step.tb_frame.f_code.co_filename == str(self.path):
+            if step.tb_frame.f_code.co_filename == _CODE:
                 line = step.tb_lineno
             step = step.tb_next
         return line
@@ -230,6 +236,7 @@ class _Program:
         return TemplateError(f"{where}: the chat template {what}", param="messages")
 
 
+_CODE = "<chat template>"
 _QWEN_CONTROLS = Controls()
 _WALKS_ARGUMENTS = re.compile(r"arguments\s*(\|\s*items\b|\.\s*items\s*\()")
 _ASKS_FOR_TEXT = re.compile(r"arguments\s+is\s+(not\s+)?(string|mapping)")
