@@ -6,9 +6,9 @@ Nothing is loaded or allocated to know these; the tests hold them against real a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .config import ModelConfig, QuantSpec
+from .values import frozen
 
 ROUTER = QuantSpec(bits=8, group_size=64)
 SCALE_BYTES = 2  # packed weights carry bf16 or fp16 scales and biases
@@ -17,7 +17,7 @@ Groups = Sequence[tuple[int, int]]  # of a cache: how many rows lie together, an
 DRAWING = 13  # times a row's logits in float32: the most that a draw with every option takes (11.3), logits included
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parameters:
     """Numbers of weights by their role. A tied embedding counts once, as ``embedding``."""
 
@@ -129,7 +129,7 @@ def kv_bytes_per_token(config: ModelConfig, kv_bits: int | None = None, itemsize
     return values * kv_bits // 8 + values // group * 2 * SCALE_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Footprint:
     """What a loaded model takes while it runs, bytes.
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from ..errors import InvalidRequest
 from ..types import Event
+from ..values import frozen
 from .answer import PlainView, SilentView, completion_to_json, play
 from .files import check_text, parse_messages, parse_tools, read_json, read_stdin, unmarked
 from .model import ChatModel, open_model
@@ -29,7 +29,7 @@ Examples:
 """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Task:
     """What is to be generated: a plain continuation of ``raw``, or an answer to ``messages``."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..values import frozen
 from . import names
 from .names import ALIASES, EMBEDDED, Alias
 
@@ -48,7 +48,7 @@ def resolve(name: str | os.PathLike[str], *, say: Callable[[str], None] = _to_st
     return kaggle.fetch(source.target, say)
 
 
-@dataclass(frozen=True)
+@frozen
 class Listed:
     """A model that can be named without knowing where it lives.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..errors import ModelNotFound
+from ..values import frozen
 
 #: The checkpoints inside the package: name -> its folder under ``qwen3_mlx/demo``.
 EMBEDDED = {"demo": "dense", "demo-moe": "moe"}
@@ -25,7 +25,7 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _URL = re.compile(r"(?i)https?://[^/]+/(?:models/)?([\w.-]+/[\w.-]+)")
 
 
-@dataclass(frozen=True)
+@frozen
 class Alias:
     """A short name for an official MLX 4-bit checkpoint. ``bytes`` is about what it downloads."""
 
@@ -34,7 +34,7 @@ class Alias:
     bytes: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Source:
     """Where a name leads: ``target`` is a folder's path, a repository (``ORG/NAME``) or a Kaggle handle."""
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .. import machine
+from ..values import frozen
 
 Kind = Literal["good", "differs", "refused", "failed", "trying"]
 _FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """``good``: the kernel agrees with the reference. ``differs``: it does not. ``refused``: it does not compile, or
     fit the device. ``failed``: anything else went wrong. ``detail``: by how much, or the whole message.

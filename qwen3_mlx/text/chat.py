@@ -6,7 +6,6 @@ import contextlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import CodeType
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, TemplateError
 from ..types import Message
+from ..values import frozen
 from .messages import normalize_messages, normalize_tools, parse_arguments, thinking_requested
 from .meter import SECONDS, Meter, Overrun
 from .tokenizer import Tokenizer, read_json
@@ -31,7 +31,7 @@ MAX_SOURCE = 64 << 10  # characters of a template; released ones have 4,000 to 1
 _TOKEN_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Rendered:
     """A rendered prompt in which untrusted text is still marked."""
 

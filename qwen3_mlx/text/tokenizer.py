@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, InvalidRequest, UnsupportedModel
+from ..values import frozen
 from .detokenizer import Detokenizer
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ FILE = "tokenizer.json"
 LONG = 4096  # characters: below, encoding takes a millisecond or so
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ControlTokens:
     """Ids of the tokens that steer a conversation, looked up by name; ``None`` for one the vocabulary lacks."""
 
