@@ -89,7 +89,7 @@ _ROPE_KEYS = _names(
     " mscale_all_dim truncate partial_rotary_factor"
 )
 
-_QUANT_PATH = re.compile(
+_QUANT_PATH = (  # as text: compiled by the first config that says something of one module
     r"lm_head|model\.embed_tokens|model\.layers\.(\d+)\."
     r"(self_attn\.[qkvo]_proj|mlp\.(gate|(switch_mlp\.)?(gate|up|down)_proj))"
 )
@@ -407,7 +407,7 @@ class _Reader:
         for path, value in entry.items():
             if not isinstance(value, dict | bool):
                 continue
-            match = _QUANT_PATH.fullmatch(path)
+            match = re.fullmatch(_QUANT_PATH, path)
             if match is None or int(match[1] or 0) >= layers:
                 self.refuse(f"{name}.{path}", "this model has no such module")
             if isinstance(value, dict):

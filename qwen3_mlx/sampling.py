@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import secrets
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -44,7 +44,7 @@ _BELOW_ONE = 1 - 2.0**-20
 
 def fresh_seed() -> int:
     """A seed from the system's entropy, for a request that names none (53 bits: JSON readers keep it exact)."""
-    return secrets.randbits(53)
+    return int.from_bytes(os.urandom(7)) >> 3
 
 
 @frozen

@@ -148,6 +148,8 @@ class TokenLogprob:
 
 @frozen
 class ThinkingDelta:
+    """A piece of the thought: the text that ``token_ids`` complete, and what is reported of them where asked for."""
+
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -155,6 +157,8 @@ class ThinkingDelta:
 
 @frozen
 class TextDelta:
+    """A piece of the answer, in the same form."""
+
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import EngineError, InvalidRequest
 from ..types import Request
-from .lark import Rule, rules, text_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
+
+    from .lark import Rule
 
 
 class Controls(Protocol):
@@ -119,6 +120,8 @@ def follow(request: Request, table: TokenTable) -> Follower:
     """The start of an answer to ``request``. Raises InvalidRequest for a grammar that is wrong, too large, or that no
     text fits, naming the parameter."""
     known = _vocabulary(table)
+    from .lark import rules
+
     grammar = rules(request, table.control.tool_call_open, table.control.tool_call_close)
     for rule in grammar:
         if not rule.body.isascii() and any("\ud800" <= char < "\ue000" for char in rule.body):
@@ -185,6 +188,8 @@ class _Vocabulary:
 
     def matcher(self, grammar: Sequence[Rule]) -> LLMatcher:
         from llguidance import LLMatcher
+
+        from .lark import text_of
 
         return LLMatcher(self.tokenizer, text_of(grammar), log_level=0, limits=self._limits)
 

@@ -21,8 +21,9 @@ FORMS = (
 #: Above this many bytes, unquantized weights are announced with the 4-bit checkpoint that would do.
 LARGE = 5_000_000_000
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_URL = re.compile(r"(?i)https?://[^/]+/(?:models/)?([\w.-]+/[\w.-]+)")
+# Patterns as text: most names need none, and compiling them takes longer than all else here.
+_REPO = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_URL = r"(?i)https?://[^/]+/(?:models/)?([\w.-]+/[\w.-]+)"
 
 
 @frozen
@@ -115,14 +116,14 @@ def parse(name: str) -> Source:
     path = Path(os.path.expanduser(name))
     if os.path.isdir(path) or os.path.isfile(path):
         return folder(path)
-    if url := _URL.match(name):
+    if url := re.match(_URL, name):
         raise ModelNotFound(f"{name} is an address: give the model's name, such as {url[1]}")
     scheme, colon, rest = name.partition(":")
     if colon and "/" not in scheme:
         return _with_scheme(name, scheme.lower(), rest)
     if _looks_like_path(name):
         return folder(path, name)
-    if _REPO.fullmatch(name):
+    if re.fullmatch(_REPO, name):
         return Source("huggingface", name)
     raise ModelNotFound(f"no model is called {name!r}{_did_you_mean(name)}; a name is one of: {FORMS}")
 
@@ -159,7 +160,7 @@ def _with_scheme(name: str, scheme: str, rest: str) -> Source:
             return Source("huggingface", alias.repo)
         raise ModelNotFound(f"no alias {name}{_did_you_mean(name)}; the aliases are: {', '.join(ALIASES)}")
     if scheme == "modelscope":
-        if _REPO.fullmatch(rest):
+        if re.fullmatch(_REPO, rest):
             return Source("modelscope", rest)
         raise ModelNotFound(f"{name}: a ModelScope name is modelscope:ORG/NAME, as modelscope:Qwen/Qwen3-0.6B")
     if scheme == "kaggle":
