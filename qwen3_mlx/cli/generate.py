@@ -5,6 +5,7 @@ Nothing heavy may be imported on the way to the first token: no rich, no numpy, 
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -82,7 +83,10 @@ def command(
     task = _task(prompt, system, messages_file, tools_file, raw)
     view = SilentView() if as_json else PlainView(sys.stdout, sys.stderr, hide_thinking=hide_thinking)
     with open_model(options, once=True) as model:
-        answer = play(task.start(model, options), view)
+        events = task.start(model, options)
+        gc.freeze()  # what is loaded stays: looking through it would come right before the first token
+        gc.enable()  # `python -m qwen3_mlx.generate` starts without it
+        answer = play(events, view)
     if as_json:
         print(completion_to_json(options.model or "demo", answer.completion(), hide_thinking))
     else:
