@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from qwen3_mlx.errors import TemplateError
 from qwen3_mlx.text import compiled, sandbox
+from qwen3_mlx.text.chat import ChatTemplate
 
 from .conftest import official
 
@@ -61,8 +63,6 @@ def test_two_folders_share_what_is_kept(folder: Path, count: Callable[[], int], 
     other = tmp_path / "other"
     other.mkdir()
     (other / "chat_template.jinja").write_text(SOURCE)
-    from qwen3_mlx.text.chat import ChatTemplate
-
     assert ChatTemplate.from_folder(other).render(TALK) == "hi!"
     assert count() == 1 and only(folder)
 
@@ -76,12 +76,11 @@ def test_a_refusal_names_its_own_file_and_line_from_kept_code_too(folder: Path, 
     assert only(folder)
 
 
-def test_kept_code_is_metered(folder: Path, count: Callable[[], int], make_template) -> None:
-    source = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}"
-    source += "{% endfor %}"
+def test_kept_code_is_metered(folder: Path, count: Callable[[], int]) -> None:
+    source = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
     for _ in range(2):
         with pytest.raises(TemplateError, match="was stopped"):
-            make_template(source).render(TALK)
+            ChatTemplate({"default": (source, Path("slow"))}, seconds=0.2).render(TALK)
     assert count() == 1
 
 
@@ -168,3 +167,31 @@ def test_what_cannot_be_compiled_is_not_kept(folder: Path, make_template) -> Non
         with pytest.raises(TemplateError, match="is broken"):
             make_template("{% if %}").render(TALK)
     assert not folder.exists()
+
+
+def wait_for_compiler() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "qwen3-template":
+            thread.join(60)
+
+
+def test_what_was_compiled_ahead_is_not_compiled_again(count: Callable[[], int], make_template) -> None:
+    template = make_template(SOURCE)
+    template.compile_ahead()
+    wait_for_compiler()
+    assert count() == 1
+    assert template.render(TALK) == "hi!" and count() == 1
+
+
+@pytest.mark.parametrize("source, said", [("{% if %}", "is broken"), ([], "no chat template")])
+def test_what_cannot_be_compiled_ahead_is_said_where_it_is_rendered(
+    source: str | list, said: str, make_template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lost.append)
+    template = make_template(source)
+    template.compile_ahead()
+    wait_for_compiler()
+    with pytest.raises(TemplateError, match=said):
+        template.render(TALK)
+    assert not lost
