@@ -7,9 +7,10 @@ Nothing is loaded or allocated to know these; the tests hold them against real a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from .config import ModelConfig, QuantSpec
+from .values import frozen
 
 ROUTER = QuantSpec(bits=8, group_size=64)
 SCALE_BYTES = 2  # packed weights carry bf16 or fp16 scales and biases
@@ -18,7 +19,7 @@ Groups = Sequence[tuple[int, int]]  # of a cache: how many rows lie together, an
 DRAWING = 13  # times a row's logits in float32: the most that a draw with every option takes (11.3), logits included
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parameters:
     """Numbers of weights by their role, or the bytes that they take. A tied embedding counts once, as ``embedding``."""
 
@@ -214,7 +215,7 @@ def _expert_dispatches(config: ModelConfig, spec: QuantSpec | None, rows: int) -
     return (13 if spec is None else 7) + (4 if rows * config.num_experts_per_tok >= 64 else 0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Footprint:
     """What a loaded model takes while it runs, bytes.
 

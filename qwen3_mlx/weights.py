@@ -8,7 +8,6 @@ packed weights stand for. Everywhere else packed weights stay packed, and nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from .model.qwen3 import Qwen3
 from .names import Leaf
 from .packing import affine, pack, packed_shapes, recipe, unpack
 from .types import KernelMode
+from .values import frozen
 
 # Parameters of the released models, in billions: what to fall back to when one is too large.
 _RELEASED = {
@@ -101,7 +101,7 @@ def load_model(
     return model, config
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Holding:
     """How weights are held in memory: as the kernels want them, and packed as ``wanted`` if they are not yet."""
 
