@@ -181,8 +181,9 @@ def checkpoint(name: str) -> Iterator[Path]:
         yield hub.resolve(name)
         return
     vocab_size = json.loads((demo / "config.json").read_text())["vocab_size"]
-    narrow = {"hidden_size": 64, "moe_intermediate_size": 32, "vocab_size": vocab_size}
-    source = {**MODELS[name], **narrow, "attention_bias": False, "hidden_act": "silu"}
+    source = {**MODELS[name], "hidden_size": 64, "vocab_size": vocab_size}
+    if "moe_intermediate_size" in source:
+        source["moe_intermediate_size"] = 32
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         for file in demo.iterdir():
