@@ -43,6 +43,7 @@ import mlx.core as mx
 from qwen3_mlx import Qwen3, SamplingParams, hub
 from qwen3_mlx.config import ModelConfig
 from qwen3_mlx.engine.batch import Batch
+from qwen3_mlx.engine.loop import TokenLoop
 from qwen3_mlx.engine.streams import EventStream
 from qwen3_mlx.kernels import Kernels, resolve
 from qwen3_mlx.kernels.dispatch import on_stock
@@ -123,13 +124,21 @@ def questions(streams: int) -> list[str]:
 
 
 def ours(q: Qwen3, streams: int, params: SamplingParams) -> tuple[Count, Calls]:
-    """Calls per token of a fresh engine and of who reads it; ``q`` has not run yet."""
-    engine, reader = Calls(streams), Calls()
+    """Calls per token of a fresh engine and of who reads it; ``q`` has not run yet. The engine begins when all requests
+    are there, so that it is the same each time which tokens come together."""
+    engine, reader, ready, serve = Calls(streams), Calls(), threading.Event(), TokenLoop.serve
+
+    def held_back(self: TokenLoop) -> None:
+        ready.wait()
+        serve(self)
+
     threading.setprofile(engine)
     try:
-        running: list[EventStream] = [q.stream(question, params=params) for question in questions(streams)]
+        with mock.patch.object(TokenLoop, "serve", held_back):
+            running: list[EventStream] = [q.stream(question, params=params) for question in questions(streams)]
     finally:
         threading.setprofile(None)  # type: ignore[arg-type]
+        ready.set()
     with counting(reader):
         events = [list(stream) for stream in running]
     tokens = sum(each[-1].usage.completion_tokens for each in events)  # type: ignore[union-attr]
