@@ -7,9 +7,9 @@ what changes from step to step, tokens, lengths and the cache's buffers, are its
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import mlx.core as mx
 
@@ -25,43 +25,60 @@ KEPT = 32
 POSITIONS = 256
 
 Graph = Callable[..., Sequence[mx.array]]
+Shape = tuple[int, int, int]
+"""Of a group: rows, positions that are looked at, and those that there is memory for."""
+
+
+class _Kept(threading.local):
+    """The graphs of a thread, the last used last. They go with it: MLX keeps a part of each for the thread that traced
+    it, which must not outlive them (:class:`qwen3_mlx.kernels.stock._Compiled`)."""
+
+    def __init__(self) -> None:
+        self.graphs: OrderedDict[tuple[tuple[Shape, ...], int | None], Graph] = OrderedDict()
 
 
 class DecodeStep:
-    """``step(tokens [batch], cache) -> logits [batch, vocab]``; the cache then holds the tokens. For one thread."""
+    """``step(tokens [batch], cache) -> logits [batch, vocab]``; the cache then holds the tokens."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._graphs: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
+        self._kept = _Kept()
 
     def __call__(self, tokens: mx.array, cache: GroupedCache) -> mx.array:
         if not self._model.kernels.compiled:
             return self._model(tokens[:, None], cache)[:, -1]
-        cache.make_room()
-        lengths = [group.lengths for group in cache.groups]
-        logits, *buffers = self._graph(cache)(tokens, *(its.array for its in lengths), *cache.arrays)
+        lengths, shapes, buffers = [], [], []
+        for group in cache.groups:
+            its, own = group.lengths, group.arrays
+            if its.most >= own[0].shape[2]:
+                group.make_room()
+                own = group.arrays
+            lengths.append(its)
+            shapes.append((len(its.each), looked_at(its.most + 1), own[0].shape[2]))
+            buffers += own
+        graph = self._graph(tuple(shapes), cache.groups[0].kv_bits)
+        logits, *buffers = graph(tokens, *[mx.array(its.each, mx.int32) for its in lengths], *buffers)
         cache.hold(buffers, [its.plus(1) for its in lengths])
         return logits
 
-    def _graph(self, cache: GroupedCache) -> Graph:
-        looked = [min(looked_at(group.lengths.most + 1), group.capacity) for group in cache.groups]
-        shapes = [(group.batch, most) for group, most in zip(cache.groups, looked, strict=True)]
-        key = (cache.kv_bits, *shapes, *(group.capacity for group in cache.groups))
-        if key not in self._graphs:
-            self._graphs[key] = self._traced(shapes, cache.kv_bits)
-            if len(self._graphs) > KEPT:
-                self._graphs.popitem(last=False)
-        self._graphs.move_to_end(key)
-        return self._graphs[key]
+    def _graph(self, shapes: tuple[Shape, ...], kv_bits: int | None) -> Graph:
+        key, graphs = (shapes, kv_bits), self._kept.graphs
+        if key not in graphs:
+            graphs[key] = self._traced(shapes, kv_bits)
+            if len(graphs) > KEPT:
+                graphs.popitem(last=False)
+        graphs.move_to_end(key)
+        return graphs[key]
 
-    def _traced(self, shapes: Sequence[tuple[int, int]], kv_bits: int | None) -> Graph:
+    def _traced(self, shapes: Sequence[Shape], kv_bits: int | None) -> Graph:
         model, count = self._model, len(shapes)
 
         def graph(tokens: mx.array, *given: mx.array) -> tuple[mx.array, ...]:
-            groups = [KVCache(model.config, batch, kv_bits=kv_bits, kernels=model.kernels) for batch, _ in shapes]
+            groups = [KVCache(model.config, batch, kv_bits=kv_bits, kernels=model.kernels) for batch, _, _ in shapes]
             cache = GroupedCache(groups)
-            bounds = zip(given[:count], shapes, strict=True)
-            cache.hold(given[count:], [Bounded(lengths, bound - 1) for lengths, (_, bound) in bounds])
+            bounds = [min(looked, capacity) for _, looked, capacity in shapes]
+            lengths = [Bounded(its, bound - 1) for its, bound in zip(given[:count], bounds, strict=True)]
+            cache.hold(given[count:], lengths)
             logits = model(tokens[:, None], cache)[:, -1]
             return logits, *cache.arrays
 
