@@ -7,7 +7,6 @@ what changes from step to step, tokens, lengths and the cache's buffers, are its
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -29,20 +28,12 @@ Shape = tuple[int, int, int]
 """Of a group: rows, positions that are looked at, and those that there is memory for."""
 
 
-class _Kept(threading.local):
-    """The graphs of a thread, the last used last. They go with it: MLX keeps a part of each for the thread that traced
-    it, which must not outlive them (:class:`qwen3_mlx.kernels.stock._Compiled`)."""
-
-    def __init__(self) -> None:
-        self.graphs: OrderedDict[tuple[tuple[Shape, ...], int | None], Graph] = OrderedDict()
-
-
 class DecodeStep:
-    """``step(tokens [batch], cache) -> logits [batch, vocab]``; the cache then holds the tokens."""
+    """``step(tokens [batch], cache) -> logits [batch, vocab]``; the cache then holds the tokens. For one thread."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._kept = _Kept()
+        self._graphs: OrderedDict[tuple[tuple[Shape, ...], int | None], Graph] = OrderedDict()
 
     def __call__(self, tokens: mx.array, cache: GroupedCache) -> mx.array:
         if not self._model.kernels.compiled:
@@ -62,13 +53,13 @@ class DecodeStep:
         return logits
 
     def _graph(self, shapes: tuple[Shape, ...], kv_bits: int | None) -> Graph:
-        key, graphs = (shapes, kv_bits), self._kept.graphs
-        if key not in graphs:
-            graphs[key] = self._traced(shapes, kv_bits)
-            if len(graphs) > KEPT:
-                graphs.popitem(last=False)
-        graphs.move_to_end(key)
-        return graphs[key]
+        key = shapes, kv_bits
+        if key not in self._graphs:
+            self._graphs[key] = self._traced(shapes, kv_bits)
+            if len(self._graphs) > KEPT:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
+        return self._graphs[key]
 
     def _traced(self, shapes: Sequence[Shape], kv_bits: int | None) -> Graph:
         model, count = self._model, len(shapes)

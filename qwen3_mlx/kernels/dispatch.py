@@ -129,7 +129,7 @@ def _build(mode: KernelMode, gpu: bool, deterministic: bool = False) -> Kernels:
 
 def on_stock(mode: KernelMode) -> Kernels:
     """The policy of ``mode`` on MLX's own operations alone, for a device that has kernels for them."""
-    swiglu = reference.swiglu if mode == "emulate" else stock.swiglu
+    swiglu = reference.swiglu if mode == "emulate" else stock.compiled_swiglu()
     return Kernels(
         mode=mode,
         packed=True,

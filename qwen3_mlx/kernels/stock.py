@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -71,22 +70,10 @@ def _attend_dense(queries: mx.array, view: DenseView, scale: float) -> mx.array:
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
 
 
-class _Compiled(threading.local):
-    """What a thread has compiled goes with it: what MLX keeps of it for that thread would else be let go of behind the
-    interpreter's back, which ends a process that is just ending with an abort."""
-
-    @functools.cached_property
-    def swiglu(self) -> reference.Activation:
-        """Made on first use, because compiling needs a device to compile for."""
-        return mx.compile(reference.swiglu, shapeless=True)
-
-
-_compiled = _Compiled()
-
-
-def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """:func:`reference.swiglu` as one kernel."""
-    return _compiled.swiglu(gate, up)
+@functools.cache
+def compiled_swiglu() -> reference.Activation:
+    """:func:`reference.swiglu` as one kernel; made on first use, because compiling needs a device to compile for."""
+    return mx.compile(reference.swiglu, shapeless=True)
 
 
 def start(offsets: Lengths) -> int | mx.array:

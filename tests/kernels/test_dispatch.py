@@ -76,5 +76,5 @@ def test_reference_on_a_gpu_keeps_weights_as_they_are() -> None:
     """Built without a GPU: only what it says of the weights can be checked, and that its activation is compiled."""
     kernels = dispatch._build("reference", gpu=True)
     assert (kernels.packed, kernels.dtype, kernels.transposed, kernels.compiled) == (True, None, False, True)
-    assert kernels.swiglu is stock.swiglu
+    assert kernels.swiglu is stock.compiled_swiglu()
     assert resolve("emulate").swiglu is reference.swiglu
