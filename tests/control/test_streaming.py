@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from typing import Any
+from unittest import mock
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen3_mlx.control.parser import OutputParser, Piece
@@ -53,6 +54,20 @@ def test_chunks_equal_one_shot(req: Request, output: str, at: list[int]) -> None
     whole = parse(req, [output])
     assert parse(req, pieces_of(output, at)) == whole
     assert parse(req, list(output)) == whole
+
+
+@given(requests, outputs, cuts)
+@example(request(tools=(WEATHER,)), "abc<d", [1, 2, 4])
+@example(request(), "abcéd", [1, 2, 4])
+@settings(max_examples=100, deadline=None)
+def test_text_that_passes_at_once_is_as_if_it_were_fed(req: Request, output: str, at: list[int]) -> None:
+    """The same events, tokens and counts; characters are cut apart as well."""
+    vocabulary, data = ToyVocabulary(), output.encode()
+    for ends in (at, range(len(data)), range(0, len(data), 2), range(0, len(data), 3)):
+        tokens = vocabulary.chunks(data, ends)
+        passed = run(req, tokens, vocabulary)
+        with mock.patch.object(OutputParser, "passes", return_value=None):
+            assert run(req, tokens, vocabulary) == passed
 
 
 @given(requests, outputs)
