@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
@@ -19,6 +18,7 @@ from typing import Any, NoReturn, TypeGuard
 import mlx.core as mx
 
 from .errors import CheckpointError
+from .values import frozen
 
 INDEX = "model.safetensors.index.json"
 
@@ -33,7 +33,7 @@ _DTYPES = {**_FLOATS, "U32": mx.uint32, "U8": mx.uint8}
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors$")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorInfo:
     """Where a tensor lies: ``dtype`` in safetensors' spelling, ``start`` and ``nbytes`` in bytes of ``file``."""
 

@@ -12,12 +12,14 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
 from qwen3_mlx.errors import CheckpointError, UnsupportedModel
+
+from .values import frozen
 
 ModelType = Literal["qwen3", "qwen3_moe"]
 RopeType = Literal["default", "yarn"]
@@ -87,13 +89,13 @@ _ROPE_KEYS = _names(
     " mscale_all_dim truncate partial_rotary_factor"
 )
 
-_QUANT_PATH = re.compile(
+_QUANT_PATH = (  # as text: compiled by the first config that says something of one module
     r"lm_head|model\.embed_tokens|model\.layers\.(\d+)\."
     r"(self_attn\.[qkvo]_proj|mlp\.(gate|(switch_mlp\.)?(gate|up|down)_proj))"
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RopeConfig:
     """Rotary position embedding, every default resolved. ``attention_factor`` (YaRN) scales cos and sin."""
 
@@ -107,7 +109,7 @@ class RopeConfig:
     truncate: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QuantSpec:
     """How one weight is packed: as ``mx.quantize(w, group_size, bits, mode=mode)``."""
 
@@ -116,7 +118,7 @@ class QuantSpec:
     mode: str = "affine"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QuantConfig:
     """The ``quantization`` entry of an MLX folder. ``overrides`` maps a module path to its own packing; ``False`` keeps
     that module unquantized."""
@@ -133,7 +135,7 @@ class QuantConfig:
         return spec if isinstance(spec, QuantSpec) else None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelConfig:
     """The shape of a Qwen3 model, dense (``qwen3``) or mixture of experts (``qwen3_moe``).
 
@@ -405,7 +407,7 @@ class _Reader:
         for path, value in entry.items():
             if not isinstance(value, dict | bool):
                 continue
-            match = _QUANT_PATH.fullmatch(path)
+            match = re.fullmatch(_QUANT_PATH, path)
             if match is None or int(match[1] or 0) >= layers:
                 self.refuse(f"{name}.{path}", "this model has no such module")
             if isinstance(value, dict):

@@ -7,9 +7,10 @@ Nothing is loaded or allocated to know these; the tests hold them against real a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from .config import ModelConfig, QuantSpec
+from .values import frozen
 
 ROUTER = QuantSpec(bits=8, group_size=64)
 SCALE_BYTES = 2  # packed weights carry bf16 or fp16 scales and biases
@@ -18,7 +19,7 @@ Groups = Sequence[tuple[int, int]]  # of a cache: how many rows lie together, an
 DRAWING = 13  # times a row's logits in float32: the most that a draw with every option takes (11.3), logits included
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parameters:
     """Numbers of weights by their role, or the bytes that they take. A tied embedding counts once, as ``embedding``."""
 
@@ -110,6 +111,13 @@ def bytes_by_role(config: ModelConfig, itemsize: int = 2, spec: QuantSpec | None
         router=packed_bytes(count.router, hidden, ROUTER, itemsize),
         norms=count.norms * itemsize,
     )
+
+
+def derived_bytes(config: ModelConfig, itemsize: int = 2) -> int:
+    """Bytes that a loaded model holds beside its weights: the norms of queries and keys for each head, of ``itemsize``
+    bytes a value, and the rotary frequencies in three forms."""
+    heads = config.num_attention_heads + config.num_key_value_heads
+    return config.num_hidden_layers * heads * config.head_dim * itemsize + 10 * config.head_dim
 
 
 def _o_proj(config: ModelConfig) -> int:
@@ -207,13 +215,14 @@ def _expert_dispatches(config: ModelConfig, spec: QuantSpec | None, rows: int) -
     return (13 if spec is None else 7) + (4 if rows * config.num_experts_per_tok >= 64 else 0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Footprint:
     """What a loaded model takes while it runs, bytes.
 
-    ``weights``: of all arrays of the model; ``itemsize``: of an activation, and of a cached value that is not packed to
-    ``kv_bits``; ``scores``: attention holds its scores in full, as on a device without a fused attention; ``unpacked``:
-    how many positions times key/value heads of a packed cache are unpacked at a time, ``None``: all.
+    ``weights``: of all arrays of the model, derived ones too; ``itemsize``: of an activation, and of a cached value
+    that is not packed to ``kv_bits``; ``scores``: attention holds its scores in full, as on a device without a fused
+    attention; ``unpacked``: how many positions times key/value heads of a packed cache are unpacked at a time,
+    ``None``: all.
     """
 
     config: ModelConfig

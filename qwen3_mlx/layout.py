@@ -7,7 +7,6 @@ of another shape or of another dtype. ``read`` then makes a leaf's arrays. Loade
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -16,9 +15,10 @@ from .config import ModelConfig, QuantSpec
 from .errors import CheckpointError
 from .names import Leaf, Source, groups, is_ignored, sources
 from .packing import infer, packed_shapes, parts
+from .values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Item:
     """A leaf and its place in a checkpoint. ``spec``: it is packed there, under its MLX name; ``source`` otherwise."""
 

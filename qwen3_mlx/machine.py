@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the machine's, or what its container allows it."""
+"""What a process finds on this machine: how much memory it may still take, and where it may keep things."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+def cache_folder(name: str) -> Path | None:
+    """``qwen3-mlx/<name>`` in the user's cache folder, ``XDG_CACHE_HOME`` or ``~/.cache``; ``None`` if that is not an
+    absolute path, as when the user has no home."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "qwen3-mlx" / name if os.path.isabs(home) else None
 
 
 def free_memory() -> int:

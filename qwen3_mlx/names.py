@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from .config import ModelConfig
+from .values import frozen
 
 Kind = Literal["norm", "linear", "router", "embedding", "experts"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leaf:
     """A module with one weight. ``shape`` is that weight's, unpacked: ``[dims]`` for a norm, ``[out, in]`` for a
     linear layer, a router or an embedding, ``[experts, out, in]`` for stacked experts."""
@@ -27,7 +27,7 @@ class Leaf:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """One way in which a checkpoint may spell a leaf's weight.
 

@@ -22,15 +22,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import secrets
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
 from .masks import masked
 from .types import SamplingParams, TokenLogprob
+from .values import frozen
 
 _LANES = 32  # rows that go through exp() are multiples of this: vector lanes then fall alike in every batch
 _BLOCK = 128  # cumulative sums over a vocabulary go block by block, so that rounding does not swallow the tail
@@ -43,10 +44,10 @@ _BELOW_ONE = 1 - 2.0**-20
 
 def fresh_seed() -> int:
     """A seed from the system's entropy, for a request that names none (53 bits: JSON readers keep it exact)."""
-    return secrets.randbits(53)
+    return int.from_bytes(os.urandom(7)) >> 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SamplerState:
     """What the tokens so far mean for the next draw. Immutable; its arrays are lazy.
 
@@ -74,7 +75,7 @@ class SamplerState:
         return SamplerState(tuple(state.positions[row] for state, row in picks), rows("counts"), rows("prompt"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Logprobs:
     """Natural log-probabilities under the raw logits, for the rows that asked (``rows``), as lazy arrays.
 
@@ -88,7 +89,7 @@ class Logprobs:
     top: mx.array | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SampleOut:
     """One step's draw, lazy. ``tokens`` [rows] uint32; ``peak`` [rows]: each row's largest raw logit.
 

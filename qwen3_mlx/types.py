@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
+
+from .values import frozen
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 KernelMode = Literal["auto", "reference", "metal", "emulate"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SamplingParams:
     """How the next token is drawn. ``None`` means the checkpoint's default for the thinking mode.
 
@@ -34,7 +36,7 @@ class SamplingParams:
     logprobs: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolCall:
     """One call the model asks for. ``arguments`` is JSON text, as in OpenAI's API."""
 
@@ -46,7 +48,7 @@ class ToolCall:
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """A message of a conversation; plain dicts in OpenAI's shape serve as well."""
 
@@ -70,7 +72,7 @@ class Message:
         return out
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Grammar:
     """What an answer has to be: JSON that is valid under a schema, a text that a regular expression matches as a whole,
     or one of some texts. ``source``: the schema as JSON text, the expression, or the texts as a JSON list.
@@ -93,7 +95,7 @@ class Grammar:
         return cls("choice", json.dumps(texts, ensure_ascii=False))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """What the engine is asked for: token ids in, with everything about sampling already resolved.
 
@@ -134,7 +136,7 @@ class Request:
         return self.grammar is not None or bool(self.must_call)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenLogprob:
     """Natural-log probability of a drawn token; ``top``: the most likely tokens, best first, the drawn one among them
     when it is one of them. NaN for the first token of a prompt, which nothing predicts."""
@@ -144,21 +146,25 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ThinkingDelta:
+    """A piece of the thought: the text that ``token_ids`` complete, and what is reported of them where asked for."""
+
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TextDelta:
+    """A piece of the answer, in the same form."""
+
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ToolCallDelta:
     """A piece of a tool call: ``id`` and ``name`` in a call's first delta only, ``arguments`` a piece of JSON text."""
 
@@ -168,7 +174,7 @@ class ToolCallDelta:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """Token counts. ``reasoning_tokens`` (forced ones included) are part of ``completion_tokens``."""
 
@@ -179,7 +185,7 @@ class Usage:
     budget_exhausted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Timings:
     """Seconds and tokens per second. ``ttft_s`` runs from submission to the first token."""
 
@@ -190,7 +196,7 @@ class Timings:
     decode_tps: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finished:
     """Always the last event of a request that did not fail; a failed one raises its typed error instead.
 
@@ -207,7 +213,7 @@ class Finished:
 Event = ThinkingDelta | TextDelta | ToolCallDelta | Finished
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CacheReport:
     """What of a prompt is in the prefix cache.
 
@@ -224,7 +230,7 @@ class CacheReport:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Completion:
     """A whole answer. ``content`` and ``reasoning_content`` are ``None`` when empty; ``resume``: that of ``Finished``,
     for ``Qwen3.extend``."""

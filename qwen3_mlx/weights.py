@@ -8,7 +8,6 @@ packed weights stand for. Everywhere else packed weights stay packed, and nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import mlx.core as mx
 from . import machine
 from .checkpoint import Checkpoint
 from .config import ModelConfig, QuantSpec
+from .costs import derived_bytes
 from .errors import CheckpointError, InvalidRequest, MemoryLimit
 from .kernels import Kernels, resolve
 from .layout import Item, match, read
@@ -26,6 +26,7 @@ from .model.qwen3 import Qwen3
 from .names import Leaf
 from .packing import affine, pack, packed_shapes, recipe, unpack
 from .types import KernelMode
+from .values import frozen
 
 # Parameters of the released models, in billions: what to fall back to when one is too large.
 _RELEASED = {
@@ -88,7 +89,7 @@ def load_model(
     checkpoint = Checkpoint(folder)
     try:
         groups = match(checkpoint, config)
-        _check_memory(checkpoint, groups, holding, limit, working(holding.kernels))
+        _check_memory(checkpoint, config, groups, holding, limit, working(holding.kernels))
         model = Qwen3(config, holding.kernels)
         for batch in _batches(groups, lambda item: _nbytes(checkpoint, item, holding)):
             _load(model, checkpoint, batch, holding)
@@ -100,7 +101,7 @@ def load_model(
     return model, config
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Holding:
     """How weights are held in memory: as the kernels want them, and packed as ``wanted`` if they are not yet."""
 
@@ -134,10 +135,27 @@ class Holding:
         """Bytes a leaf takes; ``stored_size``: bytes of one of its values in the checkpoint, if it is not packed."""
         spec = self.packing(item)
         if spec is not None and self.kernels.packed:
-            shapes = packed_shapes(item.leaf.shape, spec)
-            return 4 * prod(shapes.pop("weight")) + sum(2 * prod(shape) for shape in shapes.values())
+            return _packed_bytes(item, spec)
         size = {mx.float32: 4, None: stored_size}.get(self.kernels.dtype, 2)
         return size * prod(item.leaf.shape)
+
+    def passing(self, item: Item, stored: int) -> int:
+        """Bytes, at most, that there are besides while a leaf is made of ``stored`` bytes of the checkpoint."""
+        size, values, spec = stored, prod(item.leaf.shape), self.packing(item)
+        if item.spec is None and len(item.source.names) > 1:
+            size += stored  # stacked
+        if spec is None:
+            return size
+        if item.spec is None:
+            size += 2 * values if self.kernels.packed else _packed_bytes(item, spec)  # as bf16; until it is unpacked
+        if (item.spec is None or not self.kernels.packed) and mx.default_device().type == mx.DeviceType.cpu:
+            size += 4 * values + 8 * values // spec.group_size  # several operations there; scales and biases widened
+        return size
+
+
+def _packed_bytes(item: Item, spec: QuantSpec) -> int:
+    shapes = packed_shapes(item.leaf.shape, spec)
+    return 4 * prod(shapes.pop("weight")) + sum(2 * prod(shape) for shape in shapes.values())
 
 
 def _batches(groups: list[list[Item]], nbytes: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -184,12 +202,16 @@ def place(model: Qwen3, leaf: Leaf, arrays: dict[str, mx.array], spec: QuantSpec
 
 
 def _check_memory(
-    checkpoint: Checkpoint, groups: list[list[Item]], holding: Holding, limit: int | None, working: int
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    groups: list[list[Item]],
+    holding: Holding,
+    limit: int | None,
+    working: int,
 ) -> None:
     """Raises MemoryLimit when the weights cannot fit, before any of them is read."""
-    sizes = [sum(_nbytes(checkpoint, item, holding) for item in group) for group in groups]
-    # While a group is fused, its parts live beside the result; what the model works in comes only later.
-    needed = sum(sizes) + max(*sizes, working)
+    dtype = holding.kernels.dtype or mx.float32
+    needed = _needed(checkpoint, groups, holding, working) + derived_bytes(config, dtype.size)
     free = machine.free_memory() if limit is None else limit
     if needed <= free:
         return
@@ -200,6 +222,18 @@ def _check_memory(
         f"{checkpoint.folder} needs {_size(needed)} of memory{why}, but {_size(free)}"
         f" {'are free' if limit is None else 'may be used'}: {do}{_fitting(free, 4.5 / 8 if packed else 4)}"
     )
+
+
+def _needed(checkpoint: Checkpoint, groups: list[list[Item]], holding: Holding, working: int) -> int:
+    """Bytes at the widest moment: while a batch is made of what is stored, while a group is fused and its parts live
+    beside the result, or while the model works."""
+    held = widest = 0
+    for batch in _batches(groups, lambda item: _nbytes(checkpoint, item, holding)):
+        held += sum(_nbytes(checkpoint, item, holding) for item in batch)
+        passing = (holding.passing(item, sum(checkpoint[name].nbytes for name in item.tensors())) for item in batch)
+        widest = max(widest, held + sum(passing))
+    largest = max(sum(_nbytes(checkpoint, item, holding) for item in group) for group in groups)
+    return max(widest, held + max(largest, working))
 
 
 def _fitting(free: int, bytes_per_weight: float) -> str:

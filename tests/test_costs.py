@@ -15,10 +15,11 @@ from benchmarks.dispatches import launches
 from qwen3_mlx import costs
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig, QuantSpec
-from qwen3_mlx.kernels import decode_attention
+from qwen3_mlx.kernels import decode_attention, resolve
 from qwen3_mlx.kernels.dispatch import on_metal, on_stock
 from qwen3_mlx.kernels.views import entry
 from qwen3_mlx.model.qwen3 import Qwen3
+from qwen3_mlx.types import KernelMode
 from tests.golden.cases import CASES
 from tests.model.build import random_weights
 from tests.released import RELEASED
@@ -181,6 +182,21 @@ def test_a_pass_never_takes_more_than_is_said(
     taken = mx.get_peak_memory() - before
     said = costs.Footprint(model.config, 0, itemsize=4, kv_bits=kv_bits, scores=True).forward([(rows, context)], length)
     assert taken <= said < 2.2 * taken
+
+
+@pytest.mark.parametrize("mode", ["reference", "emulate"])
+@pytest.mark.parametrize("case", ["dense", "moe"])
+def test_what_a_model_holds_beside_its_weights(case: str, mode: KernelMode) -> None:
+    config = ModelConfig.from_dict(CASES[case].config)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    model = Qwen3(config, resolve(mode))
+    random_weights(model)
+    model.fuse()
+    held = mx.get_active_memory() - before
+    weights = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    rounding = 1024  # by the allocator
+    assert 0 <= held - weights - costs.derived_bytes(config, itemsize=4) < rounding
 
 
 def test_a_footprint_grows_with_what_is_computed() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "qwen3_mlx"
 
-BASE = {"types", "errors", "machine"}
+BASE = {"types", "errors", "machine", "values"}
 LOW = BASE | {"config", "costs"}
 MODEL = LOW | {"kernels", "cache", "model"}
 WEIGHTS = MODEL | {"names", "weights"}
@@ -28,7 +28,8 @@ API = ENGINE | {"hub", "api"}
 #: Room -> the rooms it may import, itself always among them. A leading file of several (``weights.py`` reads folders
 #: with the help of three) shares its room with them.
 LAW: dict[str, set[str]] = {
-    "types": set(),
+    "values": set(),
+    "types": {"values"},
     "errors": {"types"},
     "machine": set(),
     "config": BASE,
@@ -67,6 +68,7 @@ ROOM_OF_FILE = {
 
 #: Rooms and modules that never import MLX, not even inside a function.
 WITHOUT_MLX = (
+    "values",
     "types",
     "errors",
     "machine",

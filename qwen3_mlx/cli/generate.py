@@ -5,15 +5,16 @@ Nothing heavy may be imported on the way to the first token: no rich, no numpy, 
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from ..errors import InvalidRequest
 from ..types import Event
+from ..values import frozen
 from .answer import PlainView, SilentView, completion_to_json, play
 from .files import check_text, parse_messages, parse_tools, read_json, read_stdin, unmarked
 from .model import ChatModel, open_model
@@ -29,7 +30,7 @@ Examples:
 """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Task:
     """What is to be generated: a plain continuation of ``raw``, or an answer to ``messages``."""
 
@@ -82,7 +83,10 @@ def command(
     task = _task(prompt, system, messages_file, tools_file, raw)
     view = SilentView() if as_json else PlainView(sys.stdout, sys.stderr, hide_thinking=hide_thinking)
     with open_model(options, once=True) as model:
-        answer = play(task.start(model, options), view)
+        events = task.start(model, options)
+        gc.freeze()  # what is loaded stays: looking through it would come right before the first token
+        gc.enable()  # `python -m qwen3_mlx.generate` starts without it
+        answer = play(events, view)
     if as_json:
         print(completion_to_json(options.model or "demo", answer.completion(), hide_thinking))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +60,6 @@ def open_model(options: Options, *, once: bool = False) -> Iterator[ChatModel]:
         notice(f"no --model given: the tiny embedded demo answers; for a real one try --model {SUGGESTED}")
     with _status(f"loading {options.model or 'demo'} ..."):
         model = load(options, once)
-    gc.enable()  # `python -m qwen3_mlx.generate` starts without it
     try:
         yield model
     finally:

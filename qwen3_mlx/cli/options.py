@@ -8,15 +8,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any
 
 import click
 
 from ..types import KernelMode, SamplingParams
+from ..values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options:
     """Which model answers, and how. ``model=None`` is the embedded demo."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..types import (
@@ -24,6 +23,7 @@ from ..types import (
     ToolCallDelta,
     Usage,
 )
+from ..values import frozen
 from .budget import BEHIND_CLOSE, EARLY_STOP, OPENING_NEWLINE, Budget
 from .grammar import TokenTable, follow, with_token
 from .markup import THINK_OPEN, Span
@@ -51,14 +51,14 @@ class Vocabulary(TokenTable, Protocol):
     def detokenizer(self) -> Detokenizer: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Emit:
     """Go on; ``events`` may be empty."""
 
     events: tuple[Event, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Force:
     """Feed ``tokens`` through the model, then sample on. They are counted, and their text is in ``events``, already."""
 
@@ -66,7 +66,7 @@ class Force:
     events: tuple[Event, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stop:
     """The request is over; ``events`` holds everything that was held back."""
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import EngineError, InvalidRequest
 from ..types import Request
-from .lark import Rule, rules, text_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
+
+    from .lark import Rule
 
 KEPT = 4  # compiled grammars of a vocabulary; the largest that is let in holds some megabytes
 
@@ -122,6 +123,8 @@ def follow(request: Request, table: TokenTable) -> Follower:
     """The start of an answer to ``request``. Raises InvalidRequest for a grammar that is wrong, too large, or that no
     text fits, naming the parameter."""
     known = _vocabulary(table)
+    from .lark import rules
+
     grammar = rules(request, table.control.tool_call_open, table.control.tool_call_close)
     for rule in grammar:
         if not rule.body.isascii() and any("\ud800" <= char < "\ue000" for char in rule.body):
@@ -196,6 +199,8 @@ class _Vocabulary:
         """A matcher of its own at the start of ``grammar``. Those compiled last are copied: an agent sends the same
         tools every turn, and ``n`` answers have one schema."""
         from llguidance import LLMatcher
+
+        from .lark import text_of
 
         text = text_of(grammar)
         with self._lock:

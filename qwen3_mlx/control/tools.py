@@ -14,8 +14,8 @@ The rules:
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -28,7 +28,7 @@ from .tool_xml import XmlCall
 
 
 def new_call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
+    return f"call_{os.urandom(12).hex()}"
 
 
 _LEFTOVER = re.compile(r"[ \t\r\n}]*")  # behind a payload; a brace too many is a common slip

@@ -16,6 +16,7 @@ from ..cache.groups import GroupedCache, Member
 from ..model.qwen3 import Qwen3 as Model
 from ..sampling import SampleOut, Sampler, SamplerState
 from ..types import SamplingParams
+from ..values import frozen
 from .grouping import partition
 from .memory import Held, planned
 from .row import Row
@@ -25,7 +26,7 @@ from .step import DecodeStep
 CHEAP = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unread:
     """A token drawn for a row, on the device."""
 

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from ..cache.kv import KVCache
 from ..cache.prefix import PrefixCache
 from ..config import ModelConfig
-from ..costs import CACHE_STEP, Footprint, kv_bytes_per_token
+from ..costs import CACHE_STEP, Footprint, derived_bytes, kv_bytes_per_token
 from ..errors import EngineError
 from ..kernels import Kernels
 from ..kernels.stock import UNPACKED
@@ -56,6 +56,7 @@ class Runner:
         """What the model takes here."""
         arrays: Any = tree_flatten(self.model.parameters())
         weights, itemsize = sum(array.nbytes for _, array in arrays), self.model.model.norm.weight.dtype.size
+        weights += derived_bytes(self.config, itemsize)
         return _footprint(self.config, self.model.kernels, self.kv_bits, weights, itemsize)
 
     def release(self) -> None:

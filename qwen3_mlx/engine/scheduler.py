@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from ..values import frozen
 from .pace import Pace
 
 LEAST = 16
@@ -53,7 +54,7 @@ class Slot(Protocol):
 S = TypeVar("S", bound=Slot)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan(Generic[S]):
     """One step of the engine: the slots to decode, then tokens to prefill, slot by slot."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from . import files, huggingface, names
+from ..values import frozen
+from . import names
 from .names import ALIASES, EMBEDDED, Alias
 
 __all__ = ["ALIASES", "EMBEDDED", "Alias", "Listed", "list_models", "local", "resolve"]
@@ -36,6 +36,8 @@ def resolve(name: str | os.PathLike[str], *, say: Callable[[str], None] = _to_st
     if source.kind == "folder":
         return Path(source.target)
     if source.kind == "huggingface":
+        from . import huggingface
+
         return huggingface.fetch(source.target, say)
     if source.kind == "modelscope":
         from . import modelscope
@@ -49,13 +51,15 @@ def resolve(name: str | os.PathLike[str], *, say: Callable[[str], None] = _to_st
 def local(name: str) -> Path | None:
     """The folder that ``name`` leads to, if that is on this machine already and can be known without its hub's client;
     asks nobody. Raises ``ModelNotFound`` as :func:`resolve` does."""
+    from . import huggingface
+
     source = names.parse(name)
     if source.kind == "folder":
         return Path(source.target)
     return huggingface.cached(source.target) if source.kind == "huggingface" else None
 
 
-@dataclass(frozen=True)
+@frozen
 class Listed:
     """A model that can be named without knowing where it lives.
 
@@ -71,6 +75,8 @@ class Listed:
 
 def list_models() -> list[Listed]:
     """The embedded checkpoints and the aliases, in that order. Reads the disk only."""
+    from . import files, huggingface
+
     listed = []
     for name in EMBEDDED:
         folder = names.embedded(name)

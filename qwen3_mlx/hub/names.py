@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..errors import ModelNotFound
+from ..values import frozen
 
 #: The checkpoints inside the package: name -> its folder under ``qwen3_mlx/demo``.
 EMBEDDED = {"demo": "dense", "demo-moe": "moe"}
@@ -21,11 +21,12 @@ FORMS = (
 #: Above this many bytes, unquantized weights are announced with the 4-bit checkpoint that would do.
 LARGE = 5_000_000_000
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_URL = re.compile(r"(?i)https?://[^/]+/(?:models/)?([\w.-]+/[\w.-]+)")
+# Patterns as text: most names need none, and compiling them takes longer than all else here.
+_REPO = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_URL = r"(?i)https?://[^/]+/(?:models/)?([\w.-]+/[\w.-]+)"
 
 
-@dataclass(frozen=True)
+@frozen
 class Alias:
     """A short name for an official MLX 4-bit checkpoint. ``bytes`` is about what it downloads."""
 
@@ -34,7 +35,7 @@ class Alias:
     bytes: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Source:
     """Where a name leads: ``target`` is a folder's path, a repository (``ORG/NAME``) or a Kaggle handle."""
 
@@ -115,14 +116,14 @@ def parse(name: str) -> Source:
     path = Path(os.path.expanduser(name))
     if os.path.isdir(path) or os.path.isfile(path):
         return folder(path)
-    if url := _URL.match(name):
+    if url := re.match(_URL, name):
         raise ModelNotFound(f"{name} is an address: give the model's name, such as {url[1]}")
     scheme, colon, rest = name.partition(":")
     if colon and "/" not in scheme:
         return _with_scheme(name, scheme.lower(), rest)
     if _looks_like_path(name):
         return folder(path, name)
-    if _REPO.fullmatch(name):
+    if re.fullmatch(_REPO, name):
         return Source("huggingface", name)
     raise ModelNotFound(f"no model is called {name!r}{_did_you_mean(name)}; a name is one of: {FORMS}")
 
@@ -159,7 +160,7 @@ def _with_scheme(name: str, scheme: str, rest: str) -> Source:
             return Source("huggingface", alias.repo)
         raise ModelNotFound(f"no alias {name}{_did_you_mean(name)}; the aliases are: {', '.join(ALIASES)}")
     if scheme == "modelscope":
-        if _REPO.fullmatch(rest):
+        if re.fullmatch(_REPO, rest):
             return Source("modelscope", rest)
         raise ModelNotFound(f"{name}: a ModelScope name is modelscope:ORG/NAME, as modelscope:Qwen/Qwen3-0.6B")
     if scheme == "kaggle":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from ..errors import ModelNotFound, OutputError, QwenError, Unavailable
+from ..values import frozen
 from . import names
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 FIRST_ANSWER = 6.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Remote:
     """A hub as its error messages speak of it."""
 

@@ -6,13 +6,14 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import mlx.core as mx
 
 from ..errors import InvalidRequest, Unavailable
 from ..types import KernelMode
+from ..values import frozen
 from . import reference, stock
 from .reference import Experts, Frequencies, Norms, Packed
 from .views import Entry, GroupedView, Lengths, Packing, View, by_group
@@ -24,7 +25,7 @@ ENVIRONMENT = "QWEN3_MLX_KERNELS"
 MODES: tuple[KernelMode, ...] = get_args(KernelMode)
 
 
-@dataclass(frozen=True)
+@frozen
 class Kernels:
     """The operations a model calls, with what they expect of its weights.
 

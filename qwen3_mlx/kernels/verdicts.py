@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from .. import machine
+from ..values import frozen
 
 Kind = Literal["good", "differs", "refused", "failed", "trying"]
 _FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """``good``: the kernel agrees with the reference. ``differs``: it does not. ``refused``: it does not compile, or
     fit the device. ``failed``: anything else went wrong. ``detail``: by how much, or the whole message.
@@ -33,10 +36,8 @@ class Verdict:
 
 
 def cache_folder() -> Path | None:
-    """``qwen3-mlx/kernels`` in the user's cache folder, ``XDG_CACHE_HOME`` or ``~/.cache``; ``None`` if that is not an
-    absolute path, as when the user has no home."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "qwen3-mlx" / "kernels" if os.path.isabs(home) else None
+    """Where verdicts are kept by default; ``None`` for a user without a home."""
+    return machine.cache_folder("kernels")
 
 
 class Store:

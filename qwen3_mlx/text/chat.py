@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, TemplateError
 from ..types import Message
+from ..values import frozen
 from .messages import normalize_messages, normalize_tools, parse_arguments, thinking_requested
 from .meter import SECONDS, Meter, Overrun
 from .tokenizer import Tokenizer, read_json
@@ -29,7 +31,7 @@ MAX_SOURCE = 64 << 10  # characters of a template; released ones have 4,000 to 1
 _TOKEN_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Rendered:
     """A rendered prompt in which untrusted text is still marked."""
 
@@ -38,7 +40,7 @@ class _Rendered:
 
 
 class ChatTemplate:
-    """One checkpoint's chat template. Safe to share between threads; compiled when first needed.
+    """One checkpoint's chat template. Safe to share between threads; compiled when first needed, or ahead.
 
     ``sources`` maps names (``default``, ``tool_use``) to ``(text, file)``; with tools, ``tool_use`` is used where there
     is one. ``seconds`` bounds one rendering.
@@ -76,6 +78,16 @@ class ChatTemplate:
             if isinstance(value, str):
                 variables[key] = value
         return cls(sources, variables, folder)
+
+    def compile_ahead(self) -> None:
+        """Begin to compile what most prompts are rendered with, on a thread of its own: the first one then waits less.
+        What is wrong with a template is said where it is rendered."""
+
+        def work() -> None:
+            with contextlib.suppress(TemplateError):
+                self._program("default")
+
+        threading.Thread(target=work, daemon=True, name="qwen3-template").start()
 
     def render(self, messages: Messages, *, tools: Tools = None, thinking: bool = True) -> str:
         """The prompt for the assistant's next turn. Raises InvalidRequest with the path of what is wrong with
@@ -166,6 +178,7 @@ class _Program:
     def __init__(self, source: str, path: Path, seconds: float) -> None:
         from jinja2.exceptions import TemplateSyntaxError
 
+        from .compiled import compiled
         from .sandbox import Sandbox
 
         self.source = source
@@ -177,7 +190,7 @@ class _Program:
             raise TemplateError(f"{path}: a chat template of {len(source):,} characters is too long", param="messages")
         self._env.meter = Meter(seconds=seconds)
         try:
-            code = self._env.compile(self._env.parse_bounded(source), filename=str(path))
+            code = compiled(source, self._compile)
             self._template = self._env.template_class.from_code(self._env, code, self._env.make_globals(None))
         except TemplateSyntaxError as error:
             raise self._error(f"is broken: {error.message}", error.lineno) from None
@@ -185,6 +198,10 @@ class _Program:
             raise self._error(f"cannot be compiled: {_reason(error)}") from None
         # Templates that walk a call's arguments as a mapping and do not ask whether they are text (Qwen3-Coder's).
         self.parses_arguments = bool(_WALKS_ARGUMENTS.search(source)) and not _ASKS_FOR_TEXT.search(source)
+
+    def _compile(self) -> CodeType:
+        # Under one name for all, so that the code does not depend on where a checkpoint lies.
+        return self._env.compile(self._env.parse_bounded(self.source), filename=_CODE)
 
     def run(self, variables: dict[str, Any], marks: Marks | None, characters: int) -> str:
         from jinja2.exceptions import TemplateError as Refusal
@@ -206,10 +223,10 @@ class _Program:
                 raise self._error(f"failed: {_reason(error)}", line) from None
 
     def _line(self, error: BaseException) -> int | None:
-        """The template's line that failed: Jinja gives its frames the template's file name."""
+        """The template's line that failed: Jinja gives its frames the name under which it was compiled."""
         line, step = None, error.__traceback__
         while step is not None:
-            if step.tb_frame.f_code.co_filename == str(self.path):
+            if step.tb_frame.f_code.co_filename == _CODE:
                 line = step.tb_lineno
             step = step.tb_next
         return line
@@ -219,6 +236,7 @@ class _Program:
         return TemplateError(f"{where}: the chat template {what}", param="messages")
 
 
+_CODE = "<chat template>"
 _QWEN_CONTROLS = Controls()
 _WALKS_ARGUMENTS = re.compile(r"arguments\s*(\|\s*items\b|\.\s*items\s*\()")
 _ASKS_FOR_TEXT = re.compile(r"arguments\s+is\s+(not\s+)?(string|mapping)")

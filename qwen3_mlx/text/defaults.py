@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, InvalidRequest
 from ..types import SamplingParams
+from ..values import frozen
 from .chat import ChatTemplate
 from .tokenizer import read_json
 
@@ -28,7 +29,7 @@ MAX_LOGPROBS = 20
 _MOST = 1e30
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Defaults:
     """What ``None`` stands for in each mode: every field but ``seed``, ``max_tokens`` and ``logprobs`` is set."""
 

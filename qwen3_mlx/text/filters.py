@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
     from .sandbox import Sandbox
 
 MAX_WIDTH = 10_000  # of padding, indentation, batches
-WIDE_PERCENT = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*(?:\d{4}|\*)")
-WIDE_FIELD = re.compile(r"\{[^{}]*(?:\d{4}|\{)")
+# Patterns as text, compiled by the first template that formats numbers.
+WIDE_PERCENT = r"%(?:\([^)]*\))?[^a-zA-Z%]*(?:\d{4}|\*)"
+WIDE_FIELD = r"\{[^{}]*(?:\d{4}|\{)"
 
 # Filters that hand on or look at single elements: what they cost, the loop over their result pays.
 _PLAIN = "abs attr batch count d default first float int items last length list map reject rejectattr reverse"

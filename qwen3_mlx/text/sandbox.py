@@ -9,6 +9,7 @@ through methods that charge for their result first. Filters and methods whose co
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterable
 from typing import Any
@@ -221,13 +222,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def check_percent(self, text: str, values: Any) -> None:
         """Charges for ``text % values``; widths have at most three digits."""
-        if len(text) > MAX_FORMAT or filters.WIDE_PERCENT.search(text):
+        if len(text) > MAX_FORMAT or re.search(filters.WIDE_PERCENT, text):
             raise SecurityError("a format string is too long or too wide")
         self.meter.tick(text.count("%") * (1000 + self.meter.weigh(values)))
 
     def check_format(self, text: str, values: Any) -> None:
         """Charges for ``text.format(values)``; widths have at most three digits and are not fields themselves."""
-        if len(text) > MAX_FORMAT or filters.WIDE_FIELD.search(text):
+        if len(text) > MAX_FORMAT or re.search(filters.WIDE_FIELD, text):
             raise SecurityError("a format string is too long or too wide")
         self.meter.tick(text.count("{") * (1000 + self.meter.weigh(values)))
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, InvalidRequest, UnsupportedModel
+from ..values import frozen
 from .detokenizer import Detokenizer
 from .pieces import Pieces
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FILE = "tokenizer.json"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ControlTokens:
     """Ids of the tokens that steer a conversation, looked up by name; ``None`` for one the vocabulary lacks."""
 
@@ -268,7 +268,7 @@ def _token_id(value: Any, backend: Backend, path: Path, key: str) -> int:
 def _byte_alphabet() -> dict[str, int]:
     """GPT-2's printable stand-ins for the 256 bytes: printable Latin-1 as itself, the others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in set(printable)]
+    others = sorted(set(range(256)) - set(printable))
     return {chr(b): b for b in printable} | {chr(0x100 + n): b for n, b in enumerate(others)}
 
 

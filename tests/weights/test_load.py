@@ -241,6 +241,47 @@ def test_memory_of_a_large_model_is_known_from_headers(tmp_path: Path, monkeypat
         load_model(tmp_path, kernels="reference")
 
 
+LAYERED: dict[str, dict[str, Any]] = {
+    "dense": {**makers.DENSE, "hidden_size": 128, "intermediate_size": 1024, "num_hidden_layers": 4},
+    "wide": {**makers.DENSE, "hidden_size": 128, "vocab_size": 8000, "tie_word_embeddings": False},
+    "moe": {**makers.MOE, "hidden_size": 128, "moe_intermediate_size": 128, "num_experts": 16},
+}
+
+
+@pytest.mark.parametrize("batch", [1, 1 << 20])
+@pytest.mark.parametrize("kernels", ["reference", "emulate"])
+@pytest.mark.parametrize("how", ["bf16", "float32", "packed", "pack bf16", "pack float32"])
+@pytest.mark.parametrize("kind", LAYERED)
+def test_loading_takes_no_more_than_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, how: str, kernels: KernelMode, batch: int
+) -> None:
+    """What a load is measured to take is more than a limit at which it is let in, whatever it does on the way."""
+    monkeypatch.setattr("qwen3_mlx.weights._BATCH_BYTES", batch)
+    raw = LAYERED[kind]
+    folder = makers.write(tmp_path / "made", raw, makers.weights(raw, mx.float32 if "32" in how else mx.bfloat16))
+    if how == "packed":
+        folder = convert(folder, tmp_path / "packed").output
+    bits = 4 if "pack " in how else None
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    load_model(folder, bits=bits, kernels=kernels)
+    taken = mx.get_peak_memory() - before
+    rounding = 4096  # of many small arrays by the allocator
+    with pytest.raises(MemoryLimit):
+        load_model(folder, bits=bits, kernels=kernels, limit=taken - rounding)
+
+
+def test_what_a_load_needs_is_not_said_to_be_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen3_mlx.weights._BATCH_BYTES", 1)
+    folder = convert(makers.dense(tmp_path / "made", **LAYERED["dense"]), tmp_path / "packed").output
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    load_model(folder, kernels="reference")
+    load_model(folder, kernels="reference", limit=(mx.get_peak_memory() - before) * 115 // 100)
+
+
 def damaged(folder: Path, error: type[QwenError]) -> str:
     with pytest.raises(error) as caught:
         load_model(folder)
