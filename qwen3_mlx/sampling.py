@@ -187,8 +187,8 @@ class Sampler:
         whole words of 32), ``None`` for any; log-probabilities are those without it.
         """
         assert logits.shape == (len(self._streams), self.vocab_size)
-        scores = self._penalised(logits, state)
-        if any(mask is not None for mask in masks):
+        scores = self._penalised(logits, state) if self._counting or self._bias is not None else logits
+        if any(masks):
             scores = masked(scores, masks)
         if self._unpermute is None:
             tokens = self._groups[0].draw(scores, self._uniforms(self._groups[0], state))
@@ -196,12 +196,11 @@ class Sampler:
             drawn = [g.draw(scores[g.index], self._uniforms(g, state)) for g in self._groups]
             tokens = mx.concatenate(drawn)[self._unpermute]
         counts = state.counts.at[self._rows, tokens].add(1.0) if state.counts is not None else None
-        after = SamplerState(tuple(p + 1 for p in state.positions), counts, state.prompt)
-        return SampleOut(tokens, mx.max(logits, axis=-1), self._logprobs(logits, tokens)), after
+        after = SamplerState(tuple([p + 1 for p in state.positions]), counts, state.prompt)
+        logprobs = self._logprobs(logits, tokens) if self._asked else None
+        return SampleOut(tokens, mx.max(logits, axis=-1), logprobs), after
 
     def _penalised(self, logits: mx.array, state: SamplerState) -> mx.array:
-        if self._bias is None and not self._counting:
-            return logits
         scores = logits.astype(mx.float32)
         if self._bias is not None:
             scores = scores + self._bias
@@ -225,9 +224,7 @@ class Sampler:
             return []
         return [_uniform(self._streams[row], state.positions[row]) for row in group.rows]
 
-    def _logprobs(self, logits: mx.array, tokens: mx.array) -> Logprobs | None:
-        if not self._asked:
-            return None
+    def _logprobs(self, logits: mx.array, tokens: mx.array) -> Logprobs:
         if self._asked_rows is not None:
             logits, tokens = logits[self._asked_rows], tokens[self._asked_rows]
         return Logprobs(self._asked, self._widths, *raw_logprobs(logits, tokens, max(self._widths)))

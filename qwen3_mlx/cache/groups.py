@@ -67,11 +67,6 @@ class GroupedCache:
         return [group.capacity for group in self.groups for _ in range(group.batch)]
 
     @property
-    def kv_bits(self) -> int | None:
-        """Bits that keys and values are packed to."""
-        return self.groups[0].kv_bits
-
-    @property
     def nbytes(self) -> int:
         """Bytes of all buffers, the spare capacity included."""
         return sum(group.nbytes for group in self.groups)
@@ -81,10 +76,16 @@ class GroupedCache:
         """All buffers, group by group."""
         return [buffer for group in self.groups for buffer in group.arrays]
 
-    def make_room(self) -> None:
-        """Grow now if the next token of each row needs it."""
+    @property
+    def full(self) -> list[int]:
+        """The places that have no memory for another token."""
+        places, first = [], 0
         for group in self.groups:
-            group.make_room()
+            lengths, capacity = group.layers[-1].lengths, group.layers[-1].capacity
+            if lengths.most >= capacity:
+                places += [first + row for row, length in enumerate(lengths.each) if length >= capacity]
+            first += len(lengths.each)
+        return places
 
     def hold(self, arrays: Sequence[mx.array], lengths: Sequence[Lengths]) -> None:
         """Hold these buffers, in the order of ``arrays``, in place of the own; ``lengths``: of each group."""

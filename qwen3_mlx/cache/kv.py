@@ -19,7 +19,7 @@ from ..kernels import DenseView, Entry, Kernels, Lengths, PackedView, Packing, V
 
 
 class KVCache:
-    """Keys and values of all layers for ``batch`` rows."""
+    """Keys and values of all layers for ``batch`` rows; ``kv_bits``: what they are packed to."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class KVCache:
 
         Raises :class:`InvalidRequest` for another number of bits, or heads that do not divide into groups.
         """
+        self.kv_bits = kv_bits
         packing = None if kv_bits is None else Packing(kv_bits, kv_group_size(config.head_dim, kv_bits))
         pace, empty = _Pace(kernels or resolve()), Lengths((0,) * batch)
         self.layers = [Layer(empty, dtype, packing, pace) for _ in range(config.num_hidden_layers)]
@@ -46,12 +47,6 @@ class KVCache:
     @property
     def batch(self) -> int:
         return len(self.lengths.each)
-
-    @property
-    def kv_bits(self) -> int | None:
-        """Bits that keys and values are packed to."""
-        packing = self.layers[0].packing
-        return None if packing is None else packing.bits
 
     @property
     def offset(self) -> int:
@@ -124,12 +119,12 @@ class KVCache:
         """Hold these buffers, in the order of ``arrays``, in place of the own."""
         share = len(arrays) // len(self.layers)
         for index, layer in enumerate(self.layers):
-            layer.buffers = list(arrays[index * share : (index + 1) * share])
-        self.set_lengths(lengths)
+            layer.buffers, layer.lengths = list(arrays[index * share : (index + 1) * share]), lengths
 
     def fresh(self) -> KVCache:
         """An empty one of a row of the same kind."""
         one = object.__new__(KVCache)
+        one.kv_bits = self.kv_bits
         one.layers = [layer.fresh() for layer in self.layers]
         return one
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 # The early-stop sentence of Qwen3's technical report ("thinking budget"), with the tag that closes the block.
 EARLY_STOP = (
     "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
@@ -66,11 +68,12 @@ class Budget:
         self.reasoning -= tokens
         self.answer += tokens
 
-    def must_close(self, unfinished: bool) -> bool:
-        """Whether an open block has to be closed now; ``unfinished``: something at its end should not be cut apart."""
+    def must_close(self, unfinished: Callable[[], bool]) -> bool:
+        """Whether an open block has to be closed now; ``unfinished``: whether something at its end should not be cut
+        apart, asked only where that matters."""
         if self.limit is None or self._spent < self.limit:
             return False
-        return not unfinished or self._spent >= self.limit + GRACE
+        return self._spent >= self.limit + GRACE or not unfinished()
 
     @property
     def used_up(self) -> bool:

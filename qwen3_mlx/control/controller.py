@@ -75,6 +75,7 @@ class Stop:
 
 
 _NOTHING = Emit()
+_DELTAS: dict[str, type[ThinkingDelta] | type[TextDelta]] = {"thinking": ThinkingDelta, "text": TextDelta}
 
 #: Tokens that a grammar leaves no choice in are fed without being drawn if there are so many in a row: fewer are drawn,
 #: each from a mask that allows nothing else, which is less work than to take the row out of its batch. The text is the
@@ -108,6 +109,8 @@ class Controller:
         self._inside = self._parser.inside
         self._over = False
         self._grammar = follow(request, vocabulary) if request.constrained else None
+        #: Whether the next token cannot be drawn before :meth:`mask` is known, which depends on all those before.
+        self.constrained = self._grammar is not None
         self._answering = False  # under the grammar, from the next token on
         self._begun = False  # a token of the answer has come
         if self._inside:
@@ -116,7 +119,7 @@ class Controller:
 
     def start(self) -> Emit | Force | Stop:
         """To be called before the first token is sampled."""
-        if self._inside and self._budget.must_close(unfinished=False):
+        if self._inside and self._budget.must_close(lambda: False):
             return self._force([])
         # A thought may come before the answer, unless the prompt has an empty one.
         return _NOTHING if self._inside or self._grammar is None or self._request.thinking else self._lead([], [])
@@ -127,11 +130,6 @@ class Controller:
         text = b"".join(map(self._vocabulary.token_bytes, prompt)).decode("utf-8", "replace")
         logprobs = (TokenLogprob(prompt[0], math.nan), *scores) if self._request.scored else None
         return TextDelta(text, prompt, logprobs)
-
-    @property
-    def constrained(self) -> bool:
-        """Whether the next token cannot be drawn before :meth:`mask` is known, which depends on all those before."""
-        return self._grammar is not None
 
     def mask(self) -> bytes | None:
         """The tokens that may come next (see ``Follower``); ``None``: any."""
@@ -154,13 +152,17 @@ class Controller:
         events = self._take(token, logprob)
         if self._parser.stopped:
             return self._stop("stop", events)
-        if self._inside and budget.must_close(self._detokenizer.pending or self._parser.undecided):
+        if self._inside and budget.limit is not None and budget.must_close(self._unfinished):
             return self._force(events)
         if self._grammar is not None and not self._inside:
             return self._lead([], events)
         if budget.used_up:
             return self._stop("length", events)
         return Emit(tuple(events)) if events else _NOTHING
+
+    def _unfinished(self) -> bool:
+        """Whether the thought ends, as it stands, in what should not be cut apart."""
+        return self._detokenizer.pending or self._parser.undecided
 
     def finish(self, reason: FinishReason) -> tuple[Event, ...]:
         """Ends the request from outside (cancelled, context full): what was held back. Empty after a ``Stop``."""
@@ -238,9 +240,16 @@ class Controller:
 
     def _take(self, token: int, logprob: TokenLogprob | None) -> list[Event]:
         """Parses and counts a sampled token."""
-        text = self._detokenizer.push(token)
+        detokenizer, parser, budget = self._detokenizer, self._parser, self._budget
+        text = detokenizer.push(token)
+        if not (self._unclaimed or detokenizer.pending or self.constrained) and (kind := parser.passes(text)):
+            self._position += len(text)
+            if self._inside:
+                budget.count_thinking(text)
+            else:
+                budget.answer += 1
+            return [_DELTAS[kind](text, (token,), None if logprob is None else (logprob,))]
         pieces = self._parse(text, token, logprob)
-        budget, parser = self._budget, self._parser
         if self._begun and self._grammar is not None:
             self._grammar.accept(token)
         inside = parser.inside
@@ -313,5 +322,4 @@ class Controller:
                     if logprob is not None:
                         logprobs.append(logprob)
         text = spans[0][1] if len(spans) == 1 else "".join([text for _, text in spans])
-        make = ThinkingDelta if kind == "thinking" else TextDelta
-        return make(text, tuple(tokens), tuple(logprobs) or None)
+        return _DELTAS[kind](text, tuple(tokens), tuple(logprobs) or None)

@@ -34,43 +34,45 @@ class TagScanner:
     A ``<tool_call>`` opens a call when the first thing after it, whitespace aside, is ``{`` or ``<function=``.
     Otherwise it is a mention of the tag, and text like any other. Whether it is spelled by the control token or by
     ordinary ones makes no difference: what the model writes is trusted.
+
+    ``held``: the beginning of a tag; ``gap``: the whitespace after a whole ``<tool_call>``, if there is one.
     """
 
-    __slots__ = ("_gap", "_held", "_tags")
+    __slots__ = ("_tags", "gap", "held")
 
     def __init__(self, thinking: bool) -> None:
         self._tags: tuple[tuple[str, Mark], ...] = ((CALL_OPEN, "call"),)
         if thinking:
             self._tags = ((THINK_CLOSE, "close"), *self._tags)
-        self._held = ""  # the beginning of a tag
-        self._gap: list[str] | None = None  # the whitespace after a whole <tool_call>
+        self.held = ""
+        self.gap: list[str] | None = None
 
     @property
     def undecided(self) -> bool:
         """Whether a whole ``<tool_call>`` is held that may yet open a call."""
-        return self._gap is not None
+        return self.gap is not None
 
     def feed(self, text: str) -> tuple[str, Mark | None, str]:
         """The text that is certain, the mark that ends it if there is one, and what stands behind that mark.
 
         After a mark the scanner is done: feed what follows to a fresh one.
         """
-        if not self._held and self._gap is None and "<" not in text:
+        if not self.held and self.gap is None and "<" not in text:
             return text, None, ""
-        text = self._held + text
-        self._held = ""
+        text = self.held + text
+        self.held = ""
         out: list[str] = []
         at = 0
         while True:
-            if self._gap is not None:
+            if self.gap is not None:
                 end = skip_space(text, at)
-                self._gap.append(text[at:end])
+                self.gap.append(text[at:end])
                 next_ = text[end : end + len(FUNCTION_OPEN)]
                 if next_ != FUNCTION_OPEN and FUNCTION_OPEN.startswith(next_):
-                    self._held = next_
+                    self.held = next_
                     return "".join(out), None, ""
-                gap = "".join(self._gap)
-                self._gap = None
+                gap = "".join(self.gap)
+                self.gap = None
                 if next_[0] == "{" or next_ == FUNCTION_OPEN:
                     return "".join(out), "call", gap + text[end:]
                 out.append(CALL_OPEN + gap)
@@ -86,10 +88,10 @@ class TagScanner:
                     at += len(tag)
                     if mark == "close":
                         return "".join(out), mark, text[at:]
-                    self._gap = []
+                    self.gap = []
                     break
                 if len(text) - at < len(tag) and tag.startswith(text[at:]):
-                    self._held = text[at:]
+                    self.held = text[at:]
                     return "".join(out), None, ""
             else:
                 out.append("<")
@@ -97,36 +99,36 @@ class TagScanner:
 
     def finish(self) -> str:
         """What is held, as text."""
-        tag = "" if self._gap is None else CALL_OPEN + "".join(self._gap)
-        held = tag + self._held
-        self._held, self._gap = "", None
+        tag = "" if self.gap is None else CALL_OPEN + "".join(self.gap)
+        held = tag + self.held
+        self.held, self.gap = "", None
         return held
 
 
 class Trimmer:
-    """Holds back whitespace at the end of a text, which is dropped if a tag follows."""
+    """Holds back whitespace at the end of a text, which is dropped if a tag follows. ``held``: that."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("held",)
 
     def __init__(self) -> None:
-        self._held: list[Span] = []
+        self.held: list[Span] = []
 
     def feed(self, start: int, text: str) -> list[Span]:
         """What can be shown: held whitespace and ``text``, less the whitespace it ends in."""
         body = text.rstrip(WHITESPACE)
         size = len(body)
-        if size == len(text) and not self._held:
+        if size == len(text) and not self.held:
             return [(start, text)]
         if not size:
-            self._held.append((start, text))
+            self.held.append((start, text))
             return []
-        shown = [*self._held, (start, body)]
-        self._held = [(start + size, text[size:])] if size < len(text) else []
+        shown = [*self.held, (start, body)]
+        self.held = [(start + size, text[size:])] if size < len(text) else []
         return shown
 
     def drop(self) -> None:
-        self._held = []
+        self.held = []
 
     def finish(self) -> list[Span]:
-        held, self._held = self._held, []
+        held, self.held = self.held, []
         return held

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from ..types import Request, ToolCallDelta
-from .markup import Span, Trimmer
+from .markup import WHITESPACE, Span, Trimmer
 from .stop import StopMatcher
 from .thinking import MarkedThinking, State, ThinkingParser
 from .tools import ToolParser, new_call_id
@@ -97,6 +97,27 @@ class OutputParser:
     def forced_close(self) -> None:
         """Says that the think block was closed by force just now."""
         self._thinking.forced_close()
+
+    def passes(self, text: str) -> Literal["thinking", "text"] | None:
+        """Takes ``text`` if it can be shown at once as it is, and says as what: nothing is held back in front of it,
+        and nothing in it is markup or may become some. ``None``: it has to be fed."""
+        thinking, tools = self._thinking, self._tools
+        if not text or "<" in text or text[-1] in WHITESPACE or isinstance(thinking, MarkedThinking):
+            return None
+        if not self._answering:
+            if not thinking.clear:
+                return None
+            thinking.at += len(text)
+            return "thinking"
+        if self.stopped or self._stop is not None:
+            return None
+        if tools is not None:
+            if self._trimmer.held or not tools.clear:
+                return None
+            tools.at += len(text)
+            self._behind_call = False
+        self._at += len(text)
+        return "text"
 
     def feed(self, text: str) -> list[Piece | ToolCallDelta]:
         """What is certain after ``text``."""

@@ -34,18 +34,24 @@ class ThinkingParser:
     stands, if one did. Once an answer has been handed out, all further text is answer, and must not be fed here.
     """
 
-    __slots__ = ("_at", "_head", "_held", "_scanner", "_space", "_trimmer", "call_at", "inside", "state")
+    __slots__ = ("_head", "_held", "_scanner", "_space", "_trimmer", "at", "call_at", "inside", "state")
 
     def __init__(self, inside: bool) -> None:
         self.state = State.OPENED if inside else State.BEFORE
         self.inside = inside
         self.call_at: int | None = None
-        self._at = 0  # where the first character that is not decided yet stands
+        self.at = 0  # where the first character that is not decided yet stands
         self._head: str | None = THINK_OPEN  # a tag that is taken off the start of what comes
         self._space: list[str] = []  # whitespace in front of it
         self._held = ""  # the beginning of it
         self._scanner = TagScanner(thinking=True)
         self._trimmer = Trimmer()
+
+    @property
+    def clear(self) -> bool:
+        """Whether text without markup is reasoning, none of which is held."""
+        scanner = self._scanner
+        return self.state is State.INSIDE and not (self._trimmer.held or scanner.held or scanner.gap is not None)
 
     @property
     def undecided(self) -> bool:
@@ -67,15 +73,15 @@ class ThinkingParser:
                 continue
             body, mark, rest = self._scanner.feed(text)
             if body:
-                reasoning += self._trimmer.feed(self._at, body)
-                self._at += len(body)
+                reasoning += self._trimmer.feed(self.at, body)
+                self.at += len(body)
             if mark is None:
                 return reasoning, None
             self._trimmer.drop()
             if mark == "call":
-                self.call_at = self._at
+                self.call_at = self.at
                 return reasoning, self._answer(CALL_OPEN + rest)
-            self._at += len(THINK_CLOSE)
+            self.at += len(THINK_CLOSE)
             self._enter(State.CLOSED, None)
             text = rest
 
@@ -88,10 +94,10 @@ class ThinkingParser:
         """What is held, when nothing more comes."""
         if self.state is State.INSIDE:
             held = self._scanner.finish()
-            spans = self._trimmer.feed(self._at, held) if held else []
+            spans = self._trimmer.feed(self.at, held) if held else []
             return spans + self._trimmer.finish(), None
         if self.state is State.OPENED:
-            return [(self._at, self._held)] if self._held else [], None
+            return [(self.at, self._held)] if self._held else [], None
         space = "".join(self._space) if self.state is State.BEFORE else ""
         held = space + self._held
         return [], self._answer(held) if held else None
@@ -99,7 +105,7 @@ class ThinkingParser:
     def _answer(self, text: str) -> Span:
         self.state = State.ANSWER
         self.inside = False
-        return self._at, text
+        return self.at, text
 
     def _enter(self, state: State, head: str | None) -> None:
         self.state = state
@@ -115,10 +121,10 @@ class ThinkingParser:
         if space := len(text) - len(body):
             self._space.append(text[:space])
             if self.state is not State.BEFORE:
-                self._at += space
+                self.at += space
         head = self._head
         if head is not None and body.startswith(head):
-            self._at += len(head) + (sum(map(len, self._space)) if self.state is State.BEFORE else 0)
+            self.at += len(head) + (sum(map(len, self._space)) if self.state is State.BEFORE else 0)
             self._enter(State.OPENED if self.state is State.BEFORE else self.state, None)
             return body[len(head) :]
         if not body or (head is not None and head.startswith(body)):

@@ -56,7 +56,7 @@ class ToolParser:
         self._new_id = new_id
         self._state = State.TEXT
         self._scanner = TagScanner(thinking=False)
-        self._at = 0  # where the first character that is not decided yet stands
+        self.at = 0  # where the first character that is not decided yet stands
         self._held = ""  # the beginning of a tag behind a payload
         self._payload: JsonCall | XmlCall = JsonCall()
         self._raw: list[str] = []  # the text of what may turn out to be no call
@@ -74,6 +74,11 @@ class ToolParser:
         return self._finished
 
     @property
+    def clear(self) -> bool:
+        """Whether text without markup is text, none of which is held."""
+        return self._state is State.TEXT and not self._scanner.held and self._scanner.gap is None
+
+    @property
     def in_call(self) -> bool:
         """Whether the answer, as it stands, ends inside a call's markup."""
         return self._state in (State.CALL, State.BEHIND, State.BROKEN) or self._scanner.undecided
@@ -84,7 +89,7 @@ class ToolParser:
 
     def start(self, at: int) -> None:
         """Says where in the generated text the answer starts."""
-        self._at = at
+        self.at = at
 
     def feed(self, text: str) -> Iterator[Span | ToolCallDelta]:
         """What is certain after ``text``. Whoever drops the iterator before its end (at a stop string) is done."""
@@ -111,17 +116,17 @@ class ToolParser:
         if self._state is not State.TEXT or self._scanner.undecided:
             return None
         held = self._scanner.finish()
-        return (self._at, held) if held else None
+        return (self.at, held) if held else None
 
     def _skip(self, text: str, size: int) -> str:
-        self._at += size
+        self.at += size
         return text[size:]
 
     def _read_text(self, text: str, out: list[Span | ToolCallDelta]) -> str:
         body, mark, rest = self._scanner.feed(text)
         if body:
-            out.append((self._at, body))
-            self._at += len(body)
+            out.append((self.at, body))
+            self.at += len(body)
         if mark is None:
             return ""
         self._scanner = TagScanner(thinking=False)
@@ -130,8 +135,8 @@ class ToolParser:
 
     def _begin(self, tag: str, payload: str) -> None:
         self._raw = [tag]
-        self._raw_at = self._at
-        self._at += len(tag)
+        self._raw_at = self.at
+        self.at += len(tag)
         is_xml = payload.startswith(FUNCTION_OPEN, skip_space(payload, 0))
         self._payload = XmlCall(self._schemas) if is_xml else JsonCall()
         self._state = State.CALL
@@ -191,5 +196,5 @@ class ToolParser:
         if tail >= 0 and (CALL_CLOSE.startswith(text[tail:]) or CALL_OPEN.startswith(text[tail:])):
             self._held = self._skip(text, tail)
         else:
-            self._at += len(text)
+            self.at += len(text)
         return ""

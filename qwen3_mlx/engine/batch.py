@@ -28,11 +28,10 @@ CHEAP = 64 << 20
 
 @frozen
 class Unread:
-    """A token drawn for a row, on the device."""
+    """Tokens on the device, drawn for ``rows``, each with its place."""
 
-    row: Row
     out: SampleOut
-    index: int
+    rows: list[tuple[Row, int]]
 
 
 @dataclass(slots=True)
@@ -58,7 +57,7 @@ class Batch:
         self._decode = DecodeStep(model)
         self._drawing: list[tuple[SamplingParams, int]] = []  # of each place, whoever has it or had it last
         self._together: _Together | None = None
-        self._unread: list[Unread] = []
+        self._unread: Unread | None = None
 
     @property
     def cache(self) -> GroupedCache | None:
@@ -68,10 +67,9 @@ class Batch:
     @property
     def full(self) -> list[Row]:
         """The rows for which the next step has no room."""
-        if (cache := self.cache) is None:
+        if (t := self._together) is None:
             return []
-        places = zip(self.rows, cache.lengths.each, cache.capacities, strict=True)
-        return [row for row, length, capacity in places if row is not None and length >= capacity]
+        return [row for place in t.cache.full if (row := self.rows[place]) is not None]
 
     def held(self, rows: Sequence[Row]) -> Held:
         """Positions planned for each of these rows that has a place, and for the empty places."""
@@ -98,17 +96,18 @@ class Batch:
         room = {row.place: count for row, count in wanted.items() if row.place is not None}
         self._regroup({row: max(planned(row), count) for row, count in wanted.items()}, room)
 
-    def step(self) -> list[Unread]:
+    def step(self) -> Unread | None:
         """Feed the tokens drawn last and start drawing the next, unless a row follows a grammar: then :meth:`draw` does
         when its mask is known. Returns what is still unread of the last."""
-        unread, self._unread = self._unread, []
-        self._tidy()
+        unread, self._unread = self._unread, None
+        if None in self.rows:
+            self._tidy()
         if (t := self._together) is not None:
             t.logits, t.before = self._decode(t.tokens, t.cache), t.state
             rows = [row for row in self.rows if row is not None]
             for row in rows:
                 row.held += 1
-            if any(row.controller.constrained for row in rows):
+            if any([row.controller.constrained for row in rows]):
                 mx.async_eval(t.logits)
             else:
                 self.draw()
@@ -125,7 +124,7 @@ class Batch:
         out, after = t.sampler(t.logits, t.state, [row.mask if row is not None else None for row in self.rows])
         mx.async_eval(out.arrays())
         t.tokens, t.before, t.state, t.logits = out.tokens, t.state, after, None
-        self._unread = [Unread(row, out, place) for place, row in enumerate(self.rows) if row is not None]
+        self._unread = Unread(out, [(row, place) for place, row in enumerate(self.rows) if row is not None])
 
     def leave(self, row: Row, *, keep: bool) -> None:
         """Let a row go; its unread token is forgotten. ``keep``: give it its cache, and the sampler's state from
@@ -138,7 +137,8 @@ class Batch:
             row.state = SamplerState.gather([(t.before, place)])
             row.cache = t.cache.row(place)
         row.place = self.rows[place] = None
-        self._unread = [one for one in self._unread if one.row is not row]
+        if self._unread is not None:
+            self._unread = Unread(self._unread.out, [one for one in self._unread.rows if one[0] is not row])
         if alone:
             self.rows, self._drawing, self._together = [], [], None
         else:
@@ -156,8 +156,8 @@ class Batch:
 
     def _tidy(self) -> None:
         """Copy the rows of a group together when half of its places are empty, or copying is cheap."""
-        if (t := self._together) is None or not self._empty:
-            return
+        t = self._together
+        assert t is not None
         share = 1 - len(self._empty) / len(self.rows)
         self._arrange(self._groups(), pack=t.cache.nbytes * share <= CHEAP)
         t.cache.clear(self._empty)  # what is computed for nothing is not kept

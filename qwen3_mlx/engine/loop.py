@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..control.controller import Emit, Force, Stop
 from ..errors import EngineError, InvalidRequest, MemoryLimit, QwenError
-from ..types import Event, Finished, FinishReason, TokenLogprob
+from ..types import Event, Finished, FinishReason
 from .memory import Memory, planned, ran_out
 from .pace import Pace
 from .row import Row
@@ -70,7 +70,8 @@ class TokenLoop:
 
     def _turn(self) -> None:
         self._sweep()
-        if plan := self._scheduler.plan(self._pace):
+        plan = self._scheduler.plan(self._pace)
+        if plan.decode or plan.prefill:
             self._run(plan)
             self._sweep()
         elif self._warmup:
@@ -142,7 +143,8 @@ class TokenLoop:
                         " give more than the last time",
                         param="thinking_budget",
                     )
-                self._take(row, token, logprob)
+                row.drawn.append((token, logprob))
+                self._apply(row, row.controller.step(token, logprob))
                 if row.ended:
                     return
         held = row.held
@@ -159,7 +161,8 @@ class TokenLoop:
         for row in new:
             self._guard(row, self._first)
         try:
-            self._runner.join([row for row in new if row.ahead is not None and row not in full])
+            if new:
+                self._runner.join([row for row in new if row.ahead is not None and row not in full])
             if self._memory is not None:
                 self._grow(self._memory)
             drawn = self._runner.read(self._runner.step())
@@ -169,12 +172,14 @@ class TokenLoop:
                     self._fail(row, error)
             return
         self._pace.done(time.perf_counter())
-        if any(row.place is not None for row in self._scheduler.running):
+        if any([row.place is not None for row in self._scheduler.running]):
             self._pace.stepped()
         for row, result in drawn:
             self._guard(row, self._judge, result)
         for row in full:
             row.closing = row.closing or "length"
+        if not any([row.controller.constrained for row in rows]):
+            return
         try:
             self._runner.draw()
         except Exception as error:
@@ -192,11 +197,8 @@ class TokenLoop:
         row.clock.first = row.clock.first or row.clock.last
         row.sampled += 1
         row.tokens.append(result[0])
-        self._take(row, *result)
-
-    def _take(self, row: Row, token: int, logprob: TokenLogprob | None) -> None:
-        row.drawn.append((token, logprob))
-        self._apply(row, row.controller.step(token, logprob))
+        row.drawn.append(result)
+        self._apply(row, row.controller.step(*result))
 
     def _apply(self, row: Row, outcome: Emit | Force | Stop) -> None:
         for event in outcome.events:
@@ -214,7 +216,7 @@ class TokenLoop:
                 row.closing = "length"
         if isinstance(outcome, Stop):
             self._finish(row, outcome.reason)
-        else:
+        elif row.controller.constrained:
             row.mask = row.controller.mask()
 
     def _sweep(self) -> None:

@@ -126,7 +126,7 @@ class Runner:
         """Let rows that have drawn a token take part in the steps."""
         self._batch.join(rows)
 
-    def step(self) -> list[Unread]:
+    def step(self) -> Unread | None:
         """Feed each row the token drawn last, still unread on the device, and start drawing the next, unless a row
         follows a grammar; returns what was unread."""
         return self._batch.step()
@@ -140,10 +140,12 @@ class Runner:
         assert row.ahead is not None
         return _listed(row.ahead)[0]
 
-    def read(self, unread: Sequence[Unread]) -> list[tuple[Row, Read | EngineError]]:
+    def read(self, unread: Unread | None) -> list[tuple[Row, Read | EngineError]]:
         """Wait for drawn tokens; an error for a row whose logits are NaN or infinite."""
-        drawn = _listed(unread[0].out) if unread else []  # all were drawn together
-        return [(one.row, drawn[one.index]) for one in unread]
+        if unread is None or not unread.rows:
+            return []
+        drawn = _listed(unread.out)
+        return [(row, drawn[place]) for row, place in unread.rows]
 
     def force(self, row: Row, tokens: tuple[int, ...]) -> None:
         """Put forced tokens behind those that were read, instead of what is drawn ahead: the row leaves the batch, or
@@ -215,7 +217,8 @@ def _listed(out: SampleOut) -> list[Read | EngineError]:
     """What each place has drawn."""
     tokens: Any = out.tokens.tolist()
     peaks: Any = out.peak.tolist()
+    logprobs = [None] * len(tokens) if out.logprobs is None else out.token_logprobs()
     return [
         read if math.isfinite(peak) else EngineError(_NOT_A_NUMBER)
-        for read, peak in zip(zip(tokens, out.token_logprobs(), strict=True), peaks, strict=True)
+        for read, peak in zip(zip(tokens, logprobs, strict=True), peaks, strict=True)
     ]

@@ -61,9 +61,6 @@ class Plan(Generic[S]):
     prefill: tuple[tuple[S, int], ...] = ()
     decode: tuple[S, ...] = ()
 
-    def __bool__(self) -> bool:
-        return bool(self.prefill or self.decode)
-
 
 @dataclass(slots=True)
 class Scheduler(Generic[S]):
@@ -95,11 +92,15 @@ class Scheduler(Generic[S]):
     def plan(self, pace: Pace) -> Plan[S]:
         while self.waiting and len(self.running) < self.max_rows and self.admits(self.waiting[0]):
             self.running.append(self.waiting.popleft())
-        decode = tuple(slot for slot in self.running if not slot.pending)
-        return Plan(tuple(self._prefill(pace, bool(decode))), decode)
+        decode: list[S] = []
+        hungry: list[S] = []
+        for slot in self.running:
+            (hungry if slot.pending else decode).append(slot)
+        prefill = self._prefill(hungry, pace, bool(decode)) if hungry else ()
+        return Plan(tuple(prefill), tuple(decode))
 
-    def _prefill(self, pace: Pace, decoding: bool) -> list[tuple[S, int]]:
-        queue = self._queue()
+    def _prefill(self, hungry: list[S], pace: Pace, decoding: bool) -> list[tuple[S, int]]:
+        queue = self._queue(hungry)
         bounded = decoding or any(slot.sampled for slot in queue)
         if decoding and not pace.step_s:
             return []  # a step alone, to know what it takes
@@ -126,13 +127,11 @@ class Scheduler(Generic[S]):
             return LEAST
         return max(1, min(LEAST, pace.tokens(pace.step_s, slot.held)))
 
-    def _queue(self) -> list[S]:
+    def _queue(self, hungry: list[S]) -> list[S]:
         """The slots to feed, in the order of this turn."""
-        if streams := [slot for slot in self.running if slot.pending and slot.sampled]:
+        if streams := [slot for slot in hungry if slot.sampled]:
             return streams
-        prompts = [slot for slot in self.running if slot.pending and not slot.sampled]
-        if not prompts:
-            return []
+        prompts = list(hungry)
         oldest = prompts[0]
         if oldest is not self._oldest or len(prompts) == 1:
             self._oldest, self._ahead = oldest, 0.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import mlx.core as mx
 
@@ -25,6 +24,8 @@ KEPT = 32
 POSITIONS = 256
 
 Graph = Callable[..., Sequence[mx.array]]
+Shape = tuple[int, int, int]
+"""Of a group: rows, positions that are looked at, and those that there is memory for."""
 
 
 class DecodeStep:
@@ -32,36 +33,43 @@ class DecodeStep:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._graphs: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
+        self._graphs: OrderedDict[tuple[tuple[Shape, ...], int | None], Graph] = OrderedDict()
 
     def __call__(self, tokens: mx.array, cache: GroupedCache) -> mx.array:
         if not self._model.kernels.compiled:
             return self._model(tokens[:, None], cache)[:, -1]
-        cache.make_room()
-        lengths = [group.lengths for group in cache.groups]
-        logits, *buffers = self._graph(cache)(tokens, *(its.array for its in lengths), *cache.arrays)
+        lengths, shapes, buffers = [], [], []
+        for group in cache.groups:
+            its, own = group.lengths, group.arrays
+            if its.most >= own[0].shape[2]:
+                group.make_room()
+                own = group.arrays
+            lengths.append(its)
+            shapes.append((len(its.each), looked_at(its.most + 1), own[0].shape[2]))
+            buffers += own
+        graph = self._graph(tuple(shapes), cache.groups[0].kv_bits)
+        logits, *buffers = graph(tokens, *[mx.array(its.each, mx.int32) for its in lengths], *buffers)
         cache.hold(buffers, [its.plus(1) for its in lengths])
         return logits
 
-    def _graph(self, cache: GroupedCache) -> Graph:
-        looked = [min(looked_at(group.lengths.most + 1), group.capacity) for group in cache.groups]
-        shapes = [(group.batch, most) for group, most in zip(cache.groups, looked, strict=True)]
-        key = (cache.kv_bits, *shapes, *(group.capacity for group in cache.groups))
+    def _graph(self, shapes: tuple[Shape, ...], kv_bits: int | None) -> Graph:
+        key = shapes, kv_bits
         if key not in self._graphs:
-            self._graphs[key] = self._traced(shapes, cache.kv_bits)
+            self._graphs[key] = self._traced(shapes, kv_bits)
             if len(self._graphs) > KEPT:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
         return self._graphs[key]
 
-    def _traced(self, shapes: Sequence[tuple[int, int]], kv_bits: int | None) -> Graph:
+    def _traced(self, shapes: Sequence[Shape], kv_bits: int | None) -> Graph:
         model, count = self._model, len(shapes)
 
         def graph(tokens: mx.array, *given: mx.array) -> tuple[mx.array, ...]:
-            groups = [KVCache(model.config, batch, kv_bits=kv_bits, kernels=model.kernels) for batch, _ in shapes]
+            groups = [KVCache(model.config, batch, kv_bits=kv_bits, kernels=model.kernels) for batch, _, _ in shapes]
             cache = GroupedCache(groups)
-            bounds = zip(given[:count], shapes, strict=True)
-            cache.hold(given[count:], [Bounded(lengths, bound - 1) for lengths, (_, bound) in bounds])
+            bounds = [min(looked, capacity) for _, looked, capacity in shapes]
+            lengths = [Bounded(its, bound - 1) for its, bound in zip(given[:count], bounds, strict=True)]
+            cache.hold(given[count:], lengths)
             logits = model(tokens[:, None], cache)[:, -1]
             return logits, *cache.arrays
 

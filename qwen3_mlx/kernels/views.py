@@ -51,7 +51,9 @@ class Lengths:
         return mx.where(self.seen, 0.0, -mx.inf)
 
     def plus(self, count: int) -> Lengths:
-        return Lengths(tuple(length + count for length in self.each))
+        later = Lengths(tuple([length + count for length in self.each]))
+        vars(later)["most"] = self.most + count  # so that nobody looks for it
+        return later
 
     def beside(self, others: Sequence[Lengths]) -> Lengths:
         """Those of these rows, and then of others."""

@@ -24,23 +24,18 @@ _Utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer:
-    """The text of one stream of tokens."""
+    """The text of one stream of tokens. ``pending``: the first bytes of an incomplete character are held back."""
 
-    __slots__ = ("_decoder", "_pending", "_table")
+    __slots__ = ("_decoder", "_table", "pending")
 
     def __init__(self, table: TokenTable) -> None:
         self._table = table
         self._decoder = _Utf8("replace")
-        self._pending = False
-
-    @property
-    def pending(self) -> bool:
-        """True while the first bytes of an incomplete character are held back."""
-        return self._pending
+        self.pending = False
 
     def push(self, token: int) -> str:
         """The text that ``token`` completes; empty while a character is incomplete."""
-        if not self._pending:
+        if not self.pending:
             text = self._table.token_text(token)
             if text is not None:
                 return text
@@ -49,12 +44,12 @@ class Detokenizer:
         if len(held) == 2 and held[0] == 0xED and held[1] >= 0xA0:
             # Half a surrogate pair written as UTF-8, never a character. Python's decoder waits for a third byte.
             return text + self.finish()
-        self._pending = bool(held)
+        self.pending = bool(held)
         return text
 
     def finish(self) -> str:
         """What is left when the stream ends: U+FFFD for an incomplete character, else nothing. Then starts anew."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
-        self._pending = False
+        self.pending = False
         return text
