@@ -61,6 +61,9 @@ class Plan(Generic[S]):
     prefill: tuple[tuple[S, int], ...] = ()
     decode: tuple[S, ...] = ()
 
+    def __bool__(self) -> bool:
+        return bool(self.prefill or self.decode)
+
 
 @dataclass(slots=True)
 class Scheduler(Generic[S]):
