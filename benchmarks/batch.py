@@ -1,6 +1,6 @@
 """Tokens per second of several streams at once: our engine against mlx-lm's ``BatchGenerator`` on the same folder.
 
-    python -m benchmarks.batch [--streams 1,2,4,8,16,32] [--runs 4] [--model demo] [--peer-float32]
+    python -m benchmarks.batch [--streams 1,2,4,8,16,32] [--runs 3] [--model demo] [--peer-float32]
 
 Twice as many requests as there are streams come all at once and are greedy; the clock runs from the first to the last
 token of all, prompts included, none of which is cached. Our side ends with typed events (text, thoughts, usage),
@@ -29,7 +29,7 @@ PREFILL_BATCH = 8  # prompts at a time: mlx-lm's default, which raises the numbe
 BATCH = Quantity("all streams together", "tokens/s", "streams", more_is_better=True)
 
 
-@benchmark(runs=4)
+@benchmark(runs=3)
 @click.option("--streams", type=Numbers(1), default="1,2,4,8,16,32", show_default=True, help="Requests at a time.")
 @click.option("--tokens", type=click.IntRange(2), default=200, show_default=True, help="The most of an answer.")
 @click.option("--peer-float32", is_flag=True, help="mlx-lm in float32.")

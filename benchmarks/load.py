@@ -12,33 +12,40 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+
+from qwen3_mlx.text.tokenizer import Tokenizer
 
 from .frame import Bench, benchmark
 from .results import OURS, Measured, Quantity
+from .runtimes import SAMPLE, LlamaCpp
 from .sides import interleave
 
+CONTEXT = 512  # tokens that llama.cpp has room for: its default
 LOAD = Quantity("load", "ms", "checkpoint")
 
 
 @benchmark(runs=10, peers=("mlx-lm", "llama.cpp"))
 def main(bench: Bench) -> Iterator[Measured]:
-    sides = {OURS: timed(ours, bench.folder)}
+    folder, gguf, sides = bench.folder, bench.gguf, {OURS: timed(partial(ours, bench.folder))}
     for peer in bench.peers:
-        sides[peer.name] = timed(llama_cpp, bench.gguf) if peer.gguf else timed(mlx_lm, bench.folder)
+        if peer.gguf and gguf:
+            known = Tokenizer.from_folder(folder).encode(SAMPLE)
+            sides[peer.name] = timed(partial(LlamaCpp, gguf, CONTEXT, known, SAMPLE))
+        else:
+            sides[peer.name] = timed(partial(mlx_lm, folder))
     yield LOAD.row(bench.model, interleave(sides, bench.runs))
 
 
-def timed(load: Callable[[Path], object], path: Path | None) -> Callable[[], float]:
-    """Milliseconds of ``load(path)``; what it loaded is given up after the clock has stopped."""
-
-    assert path is not None
+def timed(load: Callable[[], object]) -> Callable[[], float]:
+    """Milliseconds of ``load``; what it loaded is given up after the clock has stopped."""
 
     def measure() -> float:
         import mlx.core as mx
 
         begun = time.perf_counter()
-        loaded = load(path)
+        loaded = load()
         spent = time.perf_counter() - begun
         if hasattr(loaded, "close"):
             loaded.close()
@@ -60,12 +67,6 @@ def mlx_lm(folder: Path) -> object:
     from mlx_lm import load
 
     return load(str(folder))
-
-
-def llama_cpp(gguf: Path) -> object:
-    from llama_cpp import Llama
-
-    return Llama(str(gguf), n_gpu_layers=-1, verbose=False)
 
 
 if __name__ == "__main__":

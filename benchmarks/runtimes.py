@@ -16,7 +16,7 @@ from .machine import on_cpu
 from .peers import Peer
 from .results import OURS
 
-SAMPLE = "Ünicode, 12345 <|im_start|>user\n  tabs\tand spaces"  # which two tokenizers hardly cut alike by chance
+SAMPLE = "Ünicode, 12345 <|im_start|>user\n  tabs\tand spaces"  # whose tokens two vocabularies hardly have in common
 CONTEXT_BYTES = 1 << 40  # of contexts that are kept: as many as there is memory for
 
 
@@ -165,17 +165,21 @@ class MlxLm:
 
 
 class LlamaCpp:
-    """``llama_cpp.Llama.generate``: token ids. ``context``: tokens it has room for."""
+    """``llama_cpp.Llama.generate``: token ids. ``context``: tokens it has room for. ``known``: ids of ``text``. Raises
+    InvalidRequest for a file that it cannot load, or that is of another model."""
 
     name = "llama.cpp"
 
     def __init__(self, gguf: Path, context: int, known: Sequence[int], text: str) -> None:
         from llama_cpp import Llama
 
-        self.llama = Llama(str(gguf), n_ctx=context, n_gpu_layers=-1, verbose=False)
-        if self.llama.tokenize(text.encode(), add_bos=False, special=True) != list(known):
+        try:
+            self.llama = Llama(str(gguf), n_ctx=context, n_gpu_layers=-1, verbose=False)
+        except ValueError as error:
+            raise InvalidRequest(f"--gguf {gguf}: llama.cpp cannot load it ({error})", "gguf") from None
+        if self.llama.detokenize(list(known), special=True) != text.encode():
             raise InvalidRequest(
-                f"--gguf {gguf} has another tokenizer than the checkpoint: it is another model", "gguf"
+                f"--gguf {gguf} gives tokens other ids than the checkpoint: it is another model", "gguf"
             )
 
     def prefill(self, prompt: Sequence[int]) -> float:

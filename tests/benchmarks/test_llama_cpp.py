@@ -23,15 +23,17 @@ class Llama:
     """Every prompt is answered by its own length, again and again."""
 
     made: ClassVar[list[Llama]] = []
-    known = TOKENIZER.encode
+    known = TOKENIZER.decode
 
     def __init__(self, model_path: str, **options: Any) -> None:
         self.path, self.options, self.prompts, self.held, self.closed = model_path, options, [], 0, False
+        if not Path(model_path).read_text():
+            raise ValueError("Failed to load model from file")  # as it does for any that is no GGUF
         Llama.made.append(self)
 
-    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
-        assert not add_bos and special
-        return type(self).known(text.decode())
+    def detokenize(self, tokens: list[int], special: bool = False) -> bytes:
+        assert special
+        return type(self).known(tokens).encode()
 
     def reset(self) -> None:
         self.held = 0
@@ -87,7 +89,13 @@ def test_load(gguf: Path) -> None:
 def test_another_model_is_refused(
     gguf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Llama, "known", staticmethod(lambda text: list(text.encode())))
+    monkeypatch.setattr(Llama, "known", staticmethod(lambda tokens: "something else"))
     file = gguf.with_suffix(".json")
     assert prefill.main(["--peer", "llama.cpp", "--gguf", str(gguf), "--json", str(file)]) == 2
     assert "it is another model" in capsys.readouterr().err and not file.exists()
+
+
+def test_a_file_that_cannot_be_loaded(gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gguf.write_text("")
+    assert prefill.main(["--peer", "llama.cpp", "--gguf", str(gguf)]) == 2
+    assert "llama.cpp cannot load it (Failed to load" in capsys.readouterr().err
