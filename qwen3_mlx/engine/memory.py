@@ -137,6 +137,13 @@ class Memory:
         """Whether there is room for so many tokens that nobody has asked for, while nothing runs."""
         return self._make_room([_capacity(tokens + 1)])
 
+    def spares(self, held: Held) -> bool:
+        """Whether so much fits as things are: none of the steps is taken for it."""
+        if self._peak(held, self.chunk) + self.prefixes.nbytes > self.limit:
+            return False
+        self._save(held, self.chunk)  # prefixes may not take it meanwhile
+        return True
+
     def settle(self, held: Held) -> None:
         """A row has gone: chunks and prefixes may take what it leaves."""
         self._save(held, self._chunk(held) or LEAST_CHUNK)
