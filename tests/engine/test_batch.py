@@ -88,7 +88,7 @@ def test_every_request_gives_what_it_gives_alone(
     with Qwen3.load(name, kv_bits=kv_bits, max_batch=7) as q:
         streams = [asked(index)(q) for index in range(count)]
         together = [said(list(stream)) for stream in streams]
-    assert max(sizes) == 7
+    assert 4 < max(sizes) <= 7, "how many meet is a matter of time"
     for index in range(count):
         assert together[index] == alone[index], index
 
