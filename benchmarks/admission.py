@@ -3,7 +3,7 @@
     python -m benchmarks.admission [--quick]
 
 Random weights, narrow but with the layers, heads and head widths of released models. What is predicted is
-``Footprint.peak``, by which requests are admitted; what is measured is ``mx.get_peak_memory`` over the whole life of
+``Memory.peak``, by which requests are admitted; what is measured is ``mx.get_peak_memory`` over the whole life of
 the rows on the engine's runner: the last chunk of each prompt, joining the batch, steps, growth, and more steps. (What
 comes before the last chunk of a prompt is put into the caches as zeros: it needs less than the chunk that is run.) On a
 CPU, where attention holds its scores, and in the arithmetic of ``--kernels emulate`` for the bf16 cache.
@@ -22,7 +22,6 @@ from mlx.utils import tree_map
 
 from qwen3_mlx.cache.prefix import PrefixCache
 from qwen3_mlx.config import ModelConfig
-from qwen3_mlx.engine.grouping import groups
 from qwen3_mlx.engine.memory import Memory
 from qwen3_mlx.engine.row import Clock, Row
 from qwen3_mlx.engine.runner import Runner
@@ -92,9 +91,10 @@ def fill(runner: Runner, row: Row, count: int) -> None:
     assert row.cache is not None
     config, dtype = runner.config, runner.model.model.norm.weight.dtype
     for layer in row.cache.layers:
-        zeros = mx.zeros((1, config.num_key_value_heads, count, config.head_dim), dtype)
-        layer.append(entry(zeros, zeros, layer.packing))
-        mx.eval(layer.buffers)
+        for first in range(0, count, CHUNK):  # as chunks do: packing takes memory, too
+            zeros = mx.zeros((1, config.num_key_value_heads, min(CHUNK, count - first), config.head_dim), dtype)
+            layer.append(entry(zeros, zeros, layer.packing))
+            mx.eval(layer.buffers)
     del row.feed[:count]
     row.held = count
 
@@ -133,7 +133,7 @@ def measure(point: Point) -> Peak:
         runner = build(point)
         memory = Memory(runner.footprint, 1 << 50, CHUNK, runner.prefixes)
         sizes = [-(-(length + point.answer) // 256) * 256 for length in point.prompts]
-        predicted = runner.footprint.peak(groups(sizes), CHUNK)
+        predicted = memory.peak(sizes, CHUNK)
         mx.clear_cache()
         mx.reset_peak_memory()
         play(runner, memory, point)

@@ -190,9 +190,12 @@ class GroupedCache:
                 move.group.layers[index].buffers = list(self._entry(move.begins, index))
         for group in gone:
             group.layers[index].buffers = []
-        for move, entries in zip(moves, joining, strict=True):
-            if move.changes:
-                move.group.layers[index].arrange(move.order, move.capacity, entries)
+        # Buffer by buffer: rows that part hold the one that they come from until the last has left it.
+        for part in range(max(len(move.group.layers[index].buffers) for move in moves)):
+            for move, entries in zip(moves, joining, strict=True):
+                if move.changes:
+                    its = {at: entry[part] for at, entry in entries.items()}
+                    move.group.layers[index].arrange(move.order, move.capacity, its)
 
     def _entry(self, member: Member, index: int) -> Entry:
         """A row's entries of one layer; a cache has them no more."""

@@ -230,20 +230,19 @@ class Layer:
         self.buffers = []
         return entry
 
-    def arrange(self, order: mx.array | None, capacity: int, joining: Mapping[int, Entry]) -> None:
-        """Have these rows with so many positions, and entries ``[1, kv_heads, length, ...]`` in the places that they
-        join. Waits until it is done."""
-        buffers, self.buffers = self.buffers, []  # held by nobody else, they are written in place
-        for index in range(len(buffers)):
-            buffer = buffers.pop(0)
-            if order is not None:
-                buffer = mx.take(buffer[:, :, :capacity], order, axis=0)
-            if capacity > buffer.shape[2]:
-                buffer = copied(buffer, capacity)
-            for place, entry in joining.items():
-                buffer = _filled(buffer, place, entry[index])
-            mx.eval(buffer)
-            self.buffers.append(buffer)
+    def arrange(self, order: mx.array | None, capacity: int, joining: Mapping[int, mx.array]) -> None:
+        """Have these rows with so many positions in the first buffer, which goes behind the others: once for each of
+        them. ``joining``: its arrays ``[1, kv_heads, length, ...]`` for the places that rows join. Waits until it is
+        done."""
+        buffer = self.buffers.pop(0)  # held by nobody else, it is written in place
+        if order is not None:
+            buffer = mx.take(buffer[:, :, :capacity], order, axis=0)
+        if capacity > buffer.shape[2]:
+            buffer = copied(buffer, capacity)
+        for place, part in joining.items():
+            buffer = _filled(buffer, place, part)
+        mx.eval(buffer)
+        self.buffers.append(buffer)
 
     def load(self, entries: Sequence[Entry]) -> None:
         """Hold ``entries [1, kv_heads, length, ...]``, one after the other, as the only row. Waits until it is done."""

@@ -3,6 +3,9 @@
 A row joins with a cache of its own, filled by its prefill, which is copied into a group of rows that come to about as
 many tokens (:mod:`grouping`), or becomes a group itself: a row alone is never copied. A place that a row has left
 stays in its group, computed for nothing, until the next row takes it or it is worth copying the others together.
+
+A row that leaves to be fed takes its cache along, and there must be memory for that and for its place: else the rows of
+its group are parted, which needs none. So nothing moves until all have been judged that took the step: many may leave.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ class Batch:
         self._drawing: list[tuple[SamplingParams, int]] = []  # of each place, whoever has it or had it last
         self._together: _Together | None = None
         self._unread: Unread | None = None
+        self._leaving: list[Row] = []
 
     @property
     def cache(self) -> GroupedCache | None:
@@ -79,6 +83,12 @@ class Batch:
             for row, capacity in places
             if row in rows or (row is None and capacity)
         ]
+
+    @property
+    def leaving(self) -> Held:
+        """Positions of the places of rows that leave to be fed."""
+        capacities = self.cache.capacities if self.cache is not None else []
+        return [capacity for row, capacity in zip(self.rows, capacities, strict=True) if row in self._leaving]
 
     def join(self, rows: Sequence[Row]) -> None:
         """Take in rows whose prefill has drawn a token, which has been read."""
@@ -121,28 +131,54 @@ class Batch:
         if t.sampler is None:
             params, seeds = zip(*self._drawing, strict=True)
             t.sampler = Sampler(params, seeds, self._vocab_size)
-        out, after = t.sampler(t.logits, t.state, [row.mask if row is not None else None for row in self.rows])
+        drawing = [None if row in self._leaving else row for row in self.rows]
+        out, after = t.sampler(t.logits, t.state, [row.mask if row is not None else None for row in drawing])
         mx.async_eval(out.arrays())
         t.tokens, t.before, t.state, t.logits = out.tokens, t.state, after, None
-        self._unread = Unread(out, [(row, place) for place, row in enumerate(self.rows) if row is not None])
+        self._unread = Unread(out, [(row, place) for place, row in enumerate(drawing) if row is not None])
 
-    def leave(self, row: Row, *, keep: bool) -> None:
-        """Let a row go; its unread token is forgotten. ``keep``: give it its cache, and the sampler's state from
-        before that token."""
+    def withdraw(self, row: Row) -> None:
+        """Draw no more for a row, which leaves to be fed: its unread token is forgotten, and it has the sampler's state
+        from before that. Its cache stays in its place until :meth:`hand_out`, before the next step."""
+        if row.place is None or self._together is None:
+            return
+        row.state = SamplerState.gather([(self._together.before, row.place)])
+        self._forget(row)
+        self._leaving.append(row)
+
+    def hand_out(self, *, keep: bool) -> None:
+        """Give the rows that leave to be fed their caches. ``keep``: copy them, and keep the places for who comes
+        next. Else part the groups that they lie in, layer by layer: at most one is held twice."""
+        if not self._leaving or self._together is None:
+            return
+        states = {row: row.state for row in self._leaving}
+        if not keep:
+            stay = [[row for row in group if row not in states] for group in self._groups()]
+            self._arrange([*filter(None, stay), *([row] for row in states)])
+        for row, state in states.items():
+            assert row.place is not None
+            cache = self._together.cache.row(row.place)
+            self.leave(row)
+            row.cache, row.state = cache, state
+            cache.reserve(row.length + 1)
+
+    def leave(self, row: Row) -> None:
+        """Let a row go; its unread token is forgotten."""
         place, t = row.place, self._together
         if place is None or t is None:
             return
-        alone = sum(other is not None for other in self.rows) == 1
-        if keep:
-            row.state = SamplerState.gather([(t.before, place)])
-            row.cache = t.cache.row(place)
         row.place = self.rows[place] = None
+        self._forget(row)
+        self._leaving = [one for one in self._leaving if one is not row]
+        if any(other is not None for other in self.rows):
+            t.cache.clear(self._empty)
+        else:
+            self.rows, self._drawing, self._together = [], [], None
+
+    def _forget(self, row: Row) -> None:
+        """A row's unread token."""
         if self._unread is not None:
             self._unread = Unread(self._unread.out, [one for one in self._unread.rows if one[0] is not row])
-        if alone:
-            self.rows, self._drawing, self._together = [], [], None
-        else:
-            t.cache.clear(self._empty)
 
     @property
     def _empty(self) -> list[int]:

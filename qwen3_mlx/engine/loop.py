@@ -182,10 +182,17 @@ class TokenLoop:
             return
         try:
             self._runner.draw()
+            self._hand_out()
         except Exception as error:
             for row in rows:
                 if row.place is not None:
                     self._fail(row, error)
+
+    def _hand_out(self) -> None:
+        """Take the rows to be fed out of the batch, in no more memory than was asked for unless it is free."""
+        if leaving := self._runner.leaving:
+            held = [*self._runner.held(self._scheduler.running), *leaving]
+            self._runner.hand_out(keep=self._memory is None or self._memory.spares(held))
 
     def _first(self, row: Row) -> None:
         self._judge(row, self._runner.first(row))

@@ -110,7 +110,7 @@ class Memory:
     def check(self, row: Sized) -> None:
         """Raises MemoryLimit for a row that does not fit with all the memory to itself. Safe in any thread."""
         tokens = expected(row)
-        needed = self._peak([_capacity(tokens)], LEAST_CHUNK)
+        needed = self.peak([_capacity(tokens)], LEAST_CHUNK)
         if needed <= self.limit:
             return
         raise MemoryLimit(
@@ -137,6 +137,13 @@ class Memory:
         """Whether there is room for so many tokens that nobody has asked for, while nothing runs."""
         return self._make_room([_capacity(tokens + 1)])
 
+    def spares(self, held: Held) -> bool:
+        """Whether so much fits as things are: none of the steps is taken for it."""
+        if self.peak(held, self.chunk) + self.prefixes.nbytes > self.limit:
+            return False
+        self._save(held, self.chunk)  # prefixes may not take it meanwhile
+        return True
+
     def settle(self, held: Held) -> None:
         """A row has gone: chunks and prefixes may take what it leaves."""
         self._save(held, self._chunk(held) or LEAST_CHUNK)
@@ -162,8 +169,8 @@ class Memory:
             text += f"; with 8-bit KV {self.fits(8):,}"
         return text
 
-    def _peak(self, held: Held, chunk: int) -> int:
-        """What so many positions take. Rows of groups that are not worth parting until all have come lie in one till
+    def peak(self, held: Held, chunk: int) -> int:
+        """Bytes that so many positions take, all else included. Rows of groups that are not worth parting until all have come lie in one till
         then."""
         planned = groups(held)
         return self.footprint.peak(planned, chunk) + self.footprint.cache([(1, WORTH * max(len(planned) - 1, 0))])
@@ -171,7 +178,7 @@ class Memory:
     def _chunk(self, held: Held) -> int:
         """The largest chunk with which so much cache fits, prefixes aside; 0 where none does."""
         chunk = self.whole
-        while self._peak(held, chunk) > self.limit:
+        while self.peak(held, chunk) > self.limit:
             if chunk <= LEAST_CHUNK:
                 return 0
             chunk = max(chunk // 2, LEAST_CHUNK)
@@ -185,7 +192,7 @@ class Memory:
         return chunk > 0
 
     def _save(self, held: Held, chunk: int) -> None:
-        left = max(0, self.limit - self._peak(held, chunk))
+        left = max(0, self.limit - self.peak(held, chunk))
         self.prefixes.budget = min(self._kept, left)
         if self.prefixes.nbytes > left:
             freed = self.prefixes.shrink(self.prefixes.nbytes - left)

@@ -40,8 +40,8 @@ class Runner:
     """Runs rows on a model. ``kv_bits`` (8 or 4) keeps their caches packed; ``prefixes`` keeps what was computed.
 
     A row is started, fed by :meth:`prefill` until it has drawn a token, and joins the batch, whose rows take a
-    :meth:`step` together; :meth:`force` takes it out again to be fed, :meth:`leave` for good. Rows are run on the
-    engine's one thread: MLX streams are thread-local.
+    :meth:`step` together. Once forced tokens are put behind it by :meth:`force`, :meth:`hand_out` takes it out again to
+    be fed; :meth:`leave` does for good. Rows are run on the engine's one thread: MLX streams are thread-local.
     """
 
     def __init__(self, model: Model, config: ModelConfig, prefixes: PrefixCache, kv_bits: int | None = None) -> None:
@@ -73,6 +73,11 @@ class Runner:
     def full(self) -> list[Row]:
         """The rows that have to grow before they take a step."""
         return self._batch.full
+
+    @property
+    def leaving(self) -> Held:
+        """Positions of the places that rows leave to be fed forced tokens: :meth:`hand_out` has to follow."""
+        return self._batch.leaving
 
     def pack(self) -> bool:
         """Give up what rows can do without; False if there is nothing."""
@@ -148,12 +153,12 @@ class Runner:
         return [(row, drawn[place]) for row, place in unread.rows]
 
     def force(self, row: Row, tokens: tuple[int, ...]) -> None:
-        """Put forced tokens behind those that were read, instead of what is drawn ahead: the row leaves the batch, or
-        does not join, to be fed."""
+        """Put forced tokens behind those that were read, instead of what is drawn ahead: the row leaves the batch with
+        :meth:`hand_out`, or does not join, to be fed."""
         if row.ahead is not None:
             row.feed.append(row.tokens[-1])  # read, but not in the cache yet
             row.ahead = None
-        self._batch.leave(row, keep=True)
+        self._batch.withdraw(row)
         assert row.sampler is not None and row.state is not None
         row.feed.extend(tokens)
         row.tokens.extend(tokens)
@@ -161,11 +166,16 @@ class Runner:
             row.cache.reserve(row.length + 1)
         row.state = row.sampler.force(row.state, 0, tokens)
 
+    def hand_out(self, *, keep: bool) -> None:
+        """Take the rows out of the batch that were forced, all at once. ``keep``: there is memory to keep their places
+        for who comes next."""
+        self._batch.hand_out(keep=keep)
+
     def leave(self, row: Row, *, keep: bool) -> None:
         """Let go of all that the row has on the device; ``keep``: keep what it has computed for others."""
         if keep and row.held:
             self._keep_row(row)
-        self._batch.leave(row, keep=False)
+        self._batch.leave(row)
         row.cache = row.ahead = row.state = row.sampler = None
 
     def end(self) -> None:

@@ -132,6 +132,9 @@ def test_arranging_and_joining_hold_one_layer_twice_at_most() -> None:
     cache.arrange([[0, 1, 2]])
     assert mx.get_peak_memory() - before < 1.1 * cache.nbytes / 3, "and back"
     assert mx.get_active_memory() == before
+    mx.reset_peak_memory()
+    cache.arrange([[0], [1], [2]])
+    assert mx.get_peak_memory() - before < 0.7 * cache.nbytes / 3, "all rows move out, keys before values"
 
 
 @pytest.mark.parametrize("bits", [None, 8])

@@ -13,6 +13,7 @@ from qwen3_mlx import Grammar, Qwen3, SamplingParams
 from qwen3_mlx.engine import batch as batches
 from qwen3_mlx.engine import memory as memories
 from qwen3_mlx.engine.batch import Batch
+from qwen3_mlx.engine.memory import Memory
 from qwen3_mlx.engine.streams import EventStream
 from qwen3_mlx.types import Event, Finished
 from tests.control.schemas import random_schema
@@ -76,8 +77,10 @@ def name(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_every_request_gives_what_it_gives_alone(
     name: str, kv_bits: int | None, cheap: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Texts, tokens, log-probabilities to the bit, and usage; whatever is found of former prompts and answers."""
+    """Texts, tokens, log-probabilities to the bit, and usage; whatever is found of former prompts and answers, and
+    whether there is memory for the places of rows that leave to be fed."""
     monkeypatch.setattr(batches, "CHEAP", cheap)
+    monkeypatch.setattr(Memory, "spares", lambda *_: not cheap)
     count = 24
     with Qwen3.load(name, kv_bits=kv_bits, max_batch=1, prefix_cache_bytes=0) as q:
         alone = [said(list(asked(index)(q))) for index in range(count)]
@@ -85,7 +88,7 @@ def test_every_request_gives_what_it_gives_alone(
     with Qwen3.load(name, kv_bits=kv_bits, max_batch=7) as q:
         streams = [asked(index)(q) for index in range(count)]
         together = [said(list(stream)) for stream in streams]
-    assert max(sizes) == 7
+    assert 4 < max(sizes) <= 7, "how many meet is a matter of time"
     for index in range(count):
         assert together[index] == alone[index], index
 

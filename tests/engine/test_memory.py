@@ -181,8 +181,19 @@ def test_what_is_planned_for_all_is_enough_whoever_has_come(rows: list[tuple[int
     sizes, memory = [size for size, _ in rows], told(1 << 50).memory
     alone = FOOTPRINT.cache([(1, size) for size, joined in rows if not joined])
     together = groups([size for size, joined in rows if joined])
-    spare = memory._peak(sizes, 512) - FOOTPRINT.peak(groups(sizes), 512)
+    spare = memory.peak(sizes, 512) - FOOTPRINT.peak(groups(sizes), 512)
     assert FOOTPRINT.cache(together) + alone <= FOOTPRINT.cache(groups(sizes)) + spare
+
+
+def test_what_can_be_done_without_takes_none_of_the_steps() -> None:
+    at = told(for_rows(2, 2048) + 50_000_000, kept=50_000_000)
+    assert at.memory.spares([2048, 2048]) and at.prefixes.budget == 50_000_000
+    at.prefixes.nbytes += 1
+    assert not at.memory.spares([2048, 2048])
+    assert at.prefixes.dropped == 0 and at.memory.chunk == 512 and not at.log
+    tight = told(for_rows(2, 2048) - 1)
+    assert not tight.memory.spares([2048, 2048]), "a smaller chunk would do"
+    assert tight.memory.chunk == 512 and not tight.log
 
 
 def test_what_was_saved_comes_back_when_rows_have_gone() -> None:
@@ -345,13 +356,14 @@ def test_a_short_request_need_not_wait_for_a_long_one(footprint: Footprint) -> N
 def test_a_row_that_leaves_to_be_fed_counts_with_the_capacity_it_has_grown_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone it takes the batch's own buffers along, a third of which may be spare."""
     monkeypatch.setattr(memories, "ANSWER", 16)
-    seen, force = list[tuple[int, int]](), Runner.force
+    seen, hand_out = list[tuple[int, int]](), Runner.hand_out
 
-    def watched(self: Runner, row: Any, tokens: tuple[int, ...]) -> None:
-        force(self, row, tokens)
-        seen.append((self.held([row])[0], row.cache.capacity))
+    def watched(self: Runner, *, keep: bool) -> None:
+        (row,) = self._batch._leaving
+        hand_out(self, keep=keep)
+        seen.append((self.held([row])[0], row.cache.capacity))  # type: ignore[union-attr]
 
-    monkeypatch.setattr(Runner, "force", watched)
+    monkeypatch.setattr(Runner, "hand_out", watched)
     with Qwen3.load("demo", prefix_cache_bytes=0) as q:
         ends = {*q.tokenizer.eos_ids, q.tokenizer.control.think_close}
         params = SamplingParams(temperature=0, max_tokens=1000, logit_bias={token: -100.0 for token in ends})
@@ -379,17 +391,39 @@ def test_tokens_that_are_forced_at_once_are_asked_for(footprint: Footprint) -> N
         assert q.generate("Hi", thinking=False, params=GREEDY).content
 
 
-def test_thoughts_that_are_closed_together_go_on(footprint: Footprint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In no more than was planned for them: the places that they leave for a moment are nobody's reason to end."""
-    monkeypatch.setattr(memories, "ANSWER", 255)
-    limit = footprint.peak([(8, 512)], LEAST_CHUNK)
+@pytest.mark.parametrize(("answer", "budget"), [(255, 220), (330, 300)])
+def test_thoughts_that_are_closed_together_go_on(
+    footprint: Footprint, monkeypatch: pytest.MonkeyPatch, answer: int, budget: int
+) -> None:
+    """In no more than was planned for them: the places that they leave for a moment are nobody's reason to end, and
+    take no memory that nobody has asked for."""
+    monkeypatch.setattr(memories, "ANSWER", answer)
+    limit, force, prefill, most = footprint.peak([(8, 512)], LEAST_CHUNK), Runner.force, Runner.prefill, 0
+
+    def watched(real: Any) -> Any:
+        def call(self: Runner, row: Any, given: Any) -> None:
+            nonlocal most
+            real(self, row, given)
+            caches = [one.cache for one in engine._loop._scheduler.running if one.cache is not None]
+            most = max(most, sum(cache.nbytes for cache in filter(None, [self._batch.cache, *caches])))
+
+        return call
+
+    monkeypatch.setattr(Runner, "force", watched(force))
+    monkeypatch.setattr(Runner, "prefill", watched(prefill))
     with Qwen3.load("demo", memory_limit=limit, prefix_cache_bytes=0) as q:
+        engine: Any = q._engine
+        mx.clear_cache()
+        others = mx.get_active_memory() - footprint.weights
+        mx.reset_peak_memory()
         ends = {*q.tokenizer.eos_ids, q.tokenizer.control.think_close}
         params = SamplingParams(temperature=0, max_tokens=9, logit_bias={token: -100.0 for token in ends})
-        streams = [q.stream("a" * n, thinking_budget=220, params=params) for n in range(1, 9)]
+        streams = [q.stream("a" * n, thinking_budget=budget, params=params) for n in range(1, 9)]
         for stream in streams:
             *_, finished = stream
             assert isinstance(finished, Finished) and finished.usage.budget_exhausted
+        assert most <= footprint.cache([(8, 512)])
+        assert mx.get_peak_memory() - others <= limit
 
 
 def test_an_allocation_that_fails_is_a_typed_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:

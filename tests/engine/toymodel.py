@@ -94,6 +94,7 @@ class ToyRunner:
         return [tokens for _, tokens in sorted(self._fed, key=lambda one: one[0])]
 
     full: ClassVar[list[Row]] = []
+    leaving: ClassVar[Held] = []
 
     def pack(self) -> bool:
         return False
