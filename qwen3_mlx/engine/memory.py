@@ -170,8 +170,8 @@ class Memory:
         return text
 
     def peak(self, held: Held, chunk: int) -> int:
-        """Bytes that so many positions take, all else included. Rows of groups that are not worth parting until all have come lie in one till
-        then."""
+        """Bytes that so many positions take, with all else there is. Rows of groups that are not worth parting until
+        all have come lie in one till then."""
         planned = groups(held)
         return self.footprint.peak(planned, chunk) + self.footprint.cache([(1, WORTH * max(len(planned) - 1, 0))])
 
