@@ -3,10 +3,12 @@
     python -m benchmarks.admission [--quick]
 
 Random weights, narrow but with the layers, heads and head widths of released models. What is predicted is
-``Memory.peak``, by which requests are admitted; what is measured is ``mx.get_peak_memory`` over the whole life of
-the rows on the engine's runner: the last chunk of each prompt, joining the batch, steps, growth, and more steps. (What
-comes before the last chunk of a prompt is put into the caches as zeros: it needs less than the chunk that is run.) On a
-CPU, where attention holds its scores, and in the arithmetic of ``--kernels emulate`` for the bf16 cache.
+``Footprint.peak``, by which requests are admitted, of the rows as they lie when the last one comes; where several are
+on their way at once, admission adds what they may waste until all have come. What is measured is
+``mx.get_peak_memory`` over the whole life of the rows on the engine's runner: the last chunk of each prompt, joining
+the batch, steps, growth, and more steps. (What comes before the last chunk of a prompt is put into the caches as zeros:
+it needs less than the chunk that is run.) On a CPU, where attention holds its scores, and in the arithmetic of
+``--kernels emulate`` for the bf16 cache.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from mlx.utils import tree_map
 
 from qwen3_mlx.cache.prefix import PrefixCache
 from qwen3_mlx.config import ModelConfig
-from qwen3_mlx.engine.memory import Memory
+from qwen3_mlx.engine.grouping import groups
+from qwen3_mlx.engine.memory import Memory, planned
 from qwen3_mlx.engine.row import Clock, Row
 from qwen3_mlx.engine.runner import Runner
 from qwen3_mlx.kernels import resolve
@@ -99,15 +102,18 @@ def fill(runner: Runner, row: Row, count: int) -> None:
     row.held = count
 
 
-def play(runner: Runner, memory: Memory, point: Point) -> None:
-    """The rows' whole life, growing as the token loop has it."""
+def play(runner: Runner, memory: Memory, point: Point) -> int:
+    """The rows' whole life, growing as the token loop has it; returns the most that was predicted when one came."""
     rows: list[Row] = []
+    predicted = 0
     for length in point.prompts:
         request = Request((1,) * length, GREEDY)
         row = Row(request, mock.Mock(), print, Clock(0.0), tokens=[1] * length, feed=[1] * length)
         row.bound = length + point.answer
         rows.append(row)
-    for row in rows:
+    for index, row in enumerate(rows):
+        held = [*runner.held(rows[:index]), planned(row)]
+        predicted = max(predicted, runner.footprint.peak(groups(held), CHUNK))
         runner.start(row)
         fill(runner, row, len(row.feed) - CHUNK)
         runner.prefill(row, CHUNK)
@@ -117,6 +123,7 @@ def play(runner: Runner, memory: Memory, point: Point) -> None:
         step(runner, memory, rows)
     for row in rows:
         runner.leave(row, keep=False)
+    return predicted
 
 
 def step(runner: Runner, memory: Memory, rows: list[Row]) -> None:
@@ -132,11 +139,9 @@ def measure(point: Point) -> Peak:
         before = mx.get_active_memory()
         runner = build(point)
         memory = Memory(runner.footprint, 1 << 50, CHUNK, runner.prefixes)
-        sizes = [-(-(length + point.answer) // 256) * 256 for length in point.prompts]
-        predicted = memory.peak(sizes, CHUNK)
         mx.clear_cache()
         mx.reset_peak_memory()
-        play(runner, memory, point)
+        predicted = play(runner, memory, point)
         box.append(Peak(predicted, mx.get_peak_memory() - before))
 
     thread = threading.Thread(target=run)

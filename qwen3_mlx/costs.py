@@ -263,8 +263,9 @@ class Footprint:
             size += 2 * length * config.num_attention_heads * positions * self.itemsize
             size += positions * config.kv_size * self.itemsize if length > 1 else 0
         unpacking, unpacked = map(max, zip(*(self._unpacked(*group) for group in groups), strict=True))
-        # While a layer's are unpacked, those of the layer before may not be freed yet.
-        return max(size + unpacked, passing + unpacking + unpacked) + rows * DRAWING * config.vocab_size * 4
+        if length > 1:  # those of the layer before are not freed yet
+            unpacking += unpacked
+        return max(size + unpacked, passing + unpacking) + rows * DRAWING * config.vocab_size * 4
 
     def _unpacked(self, rows: int, context: int) -> tuple[int, int]:
         """Bytes taken while a layer's packed keys and values are unpacked, and then while attention reads them: in

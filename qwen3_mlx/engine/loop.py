@@ -178,10 +178,9 @@ class TokenLoop:
             self._guard(row, self._judge, result)
         for row in full:
             row.closing = row.closing or "length"
-        if not any([row.controller.constrained for row in rows]):
-            return
         try:
-            self._runner.draw()
+            if any([row.controller.constrained for row in rows]):
+                self._runner.draw()
             self._hand_out()
         except Exception as error:
             for row in rows:
