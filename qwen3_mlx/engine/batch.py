@@ -87,6 +87,8 @@ class Batch:
     @property
     def leaving(self) -> Held:
         """Positions of the places of rows that leave to be fed."""
+        if not self._leaving:
+            return ()
         capacities = self.cache.capacities if self.cache is not None else []
         return [capacity for row, capacity in zip(self.rows, capacities, strict=True) if row in self._leaving]
 
@@ -131,7 +133,7 @@ class Batch:
         if t.sampler is None:
             params, seeds = zip(*self._drawing, strict=True)
             t.sampler = Sampler(params, seeds, self._vocab_size)
-        drawing = [None if row in self._leaving else row for row in self.rows]
+        drawing = [None if row in self._leaving else row for row in self.rows] if self._leaving else self.rows
         out, after = t.sampler(t.logits, t.state, [row.mask if row is not None else None for row in drawing])
         mx.async_eval(out.arrays())
         t.tokens, t.before, t.state, t.logits = out.tokens, t.state, after, None

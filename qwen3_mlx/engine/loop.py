@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..control.controller import Emit, Force, Stop
 from ..errors import EngineError, InvalidRequest, MemoryLimit, QwenError
 from ..types import Event, Finished, FinishReason
-from .memory import Memory, planned, ran_out
+from .memory import Held, Memory, planned, ran_out
 from .pace import Pace
 from .row import Row
 from .scheduler import Plan, Scheduler
@@ -181,17 +181,18 @@ class TokenLoop:
         try:
             if any([row.controller.constrained for row in rows]):
                 self._runner.draw()
-            self._hand_out()
+            if leaving := self._runner.leaving:
+                self._hand_out(leaving)
         except Exception as error:
             for row in rows:
                 if row.place is not None:
                     self._fail(row, error)
 
-    def _hand_out(self) -> None:
-        """Take the rows to be fed out of the batch, in no more memory than was asked for unless it is free."""
-        if leaving := self._runner.leaving:
-            held = [*self._runner.held(self._scheduler.running), *leaving]
-            self._runner.hand_out(keep=self._memory is None or self._memory.spares(held))
+    def _hand_out(self, leaving: Held) -> None:
+        """Take the rows to be fed out of the batch, in no more memory than was asked for unless it is free;
+        ``leaving``: positions of their places."""
+        held = [*self._runner.held(self._scheduler.running), *leaving]
+        self._runner.hand_out(keep=self._memory is None or self._memory.spares(held))
 
     def _first(self, row: Row) -> None:
         self._judge(row, self._runner.first(row))
