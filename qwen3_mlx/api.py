@@ -103,7 +103,6 @@ class Qwen3:
         folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
         context = _context(context, config)
-        template = ChatTemplate.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder)
         if tokenizer.vocab_size > config.vocab_size:
             raise CheckpointError(
@@ -111,6 +110,7 @@ class Qwen3:
                 " belong together",
                 folder,
             )
+        template = ChatTemplate.from_folder(folder)
         defaults = Defaults.from_folder(folder, hybrid=template.hybrid)
         from .cache.kv import kv_group_size  # the first import of mlx: most mistakes are found before it
         from .cache.prefix import PrefixCache
@@ -121,7 +121,6 @@ class Qwen3:
             kv_group_size(config.head_dim, kv_bits)
         limit = device_limit() if memory_limit is None else memory_limit
         working = partial(working_bytes, config, kv_bits)
-        template.compile_ahead()  # MLX reads weights without the interpreter
         model, _ = load_model(
             folder, bits=bits, kernels=kernels, deterministic=deterministic, limit=limit, working=working
         )

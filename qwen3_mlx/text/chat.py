@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -40,7 +39,7 @@ class _Rendered:
 
 
 class ChatTemplate:
-    """One checkpoint's chat template. Safe to share between threads; compiled when first needed, or ahead.
+    """One checkpoint's chat template. Safe to share between threads; compiled when first needed.
 
     ``sources`` maps names (``default``, ``tool_use``) to ``(text, file)``; with tools, ``tool_use`` is used where there
     is one. ``seconds`` bounds one rendering.
@@ -78,16 +77,6 @@ class ChatTemplate:
             if isinstance(value, str):
                 variables[key] = value
         return cls(sources, variables, folder)
-
-    def compile_ahead(self) -> None:
-        """Begin to compile what most prompts are rendered with, on a thread of its own: the first one then waits less.
-        What is wrong with a template is said where it is rendered."""
-
-        def work() -> None:
-            with contextlib.suppress(TemplateError):
-                self._program("default")
-
-        threading.Thread(target=work, daemon=True, name="qwen3-template").start()
 
     def render(self, messages: Messages, *, tools: Tools = None, thinking: bool = True) -> str:
         """The prompt for the assistant's next turn. Raises InvalidRequest with the path of what is wrong with

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,31 +166,3 @@ def test_what_cannot_be_compiled_is_not_kept(folder: Path, make_template) -> Non
         with pytest.raises(TemplateError, match="is broken"):
             make_template("{% if %}").render(TALK)
     assert not folder.exists()
-
-
-def wait_for_compiler() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "qwen3-template":
-            thread.join(60)
-
-
-def test_what_was_compiled_ahead_is_not_compiled_again(count: Callable[[], int], make_template) -> None:
-    template = make_template(SOURCE)
-    template.compile_ahead()
-    wait_for_compiler()
-    assert count() == 1
-    assert template.render(TALK) == "hi!" and count() == 1
-
-
-@pytest.mark.parametrize("source, said", [("{% if %}", "is broken"), ([], "no chat template")])
-def test_what_cannot_be_compiled_ahead_is_said_where_it_is_rendered(
-    source: str | list, said: str, make_template, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lost: list[object] = []
-    monkeypatch.setattr(threading, "excepthook", lost.append)
-    template = make_template(source)
-    template.compile_ahead()
-    wait_for_compiler()
-    with pytest.raises(TemplateError, match=said):
-        template.render(TALK)
-    assert not lost
