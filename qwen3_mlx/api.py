@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import costs, hub
+from .arguments import Messages, check_budget, check_settings, context_of, conversation, token_ids
 from .config import ModelConfig
 from .control.collect import collect
 from .control.wish import Schema, ToolChoice, grammar_of, offered_tools, with_calls
@@ -25,7 +24,7 @@ from .text.defaults import Defaults
 from .text.explain import explain
 from .text.next_turn import next_prompt
 from .text.tokenizer import Tokenizer
-from .types import CacheReport, Completion, Event, KernelMode, Message, Request, SamplingParams
+from .types import CacheReport, Completion, Event, KernelMode, Request, SamplingParams
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from .cache.prefix import PrefixCache
     from .model.qwen3 import Qwen3 as Model
 
-Messages = str | Sequence[Message | Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
 
 
@@ -99,17 +97,11 @@ class Qwen3:
         begun = time.perf_counter()
         if not isinstance(name_or_path, str | Path):
             raise InvalidRequest(f"a model is named by a string or a Path, not {name_or_path!r}", param="name_or_path")
-        _check_settings(kv_bits, deterministic, max_batch, prefix_cache_bytes, stall, memory_limit)
+        check_settings(kv_bits, deterministic, max_batch, prefix_cache_bytes, stall, memory_limit)
         folder = hub.resolve(name_or_path)
         config = ModelConfig.from_folder(folder)
-        context = _context(context, config)
-        tokenizer = Tokenizer.from_folder(folder)
-        if tokenizer.vocab_size > config.vocab_size:
-            raise CheckpointError(
-                f"the tokenizer knows {tokenizer.vocab_size:,} tokens, the model {config.vocab_size:,}: they do not"
-                " belong together",
-                folder,
-            )
+        context = context_of(context, config)
+        tokenizer = _tokenizer(folder, config)
         template = ChatTemplate.from_folder(folder)
         defaults = Defaults.from_folder(folder, hybrid=template.hybrid)
         from .cache.kv import kv_group_size  # the first import of mlx: most mistakes are found before it
@@ -178,11 +170,11 @@ class Qwen3:
 
     def render(self, messages: Messages, thinking: bool = True, tools: Tools | None = None) -> str:
         """The prompt as the checkpoint's chat template writes it."""
-        return self._template.render(_messages(messages), tools=tools, thinking=thinking)
+        return self._template.render(conversation(messages), tools=tools, thinking=thinking)
 
     def encode(self, messages: Messages, thinking: bool = True, tools: Tools | None = None) -> list[int]:
         """The prompt's token ids. Control tokens in user text, tool results and tool schemas stay plain text."""
-        return self._template.encode(_messages(messages), tools=tools, thinking=thinking, tokenizer=self.tokenizer)
+        return self._template.encode(conversation(messages), tools=tools, thinking=thinking, tokenizer=self.tokenizer)
 
     def explain_cache(self, messages: Messages, thinking: bool = True, tools: Tools | None = None) -> CacheReport:
         """How much of this prompt need not be computed, and what in it is not as it was before; computes nothing.
@@ -279,7 +271,7 @@ class Qwen3:
         request = completion.resume
         if request is None:
             raise InvalidRequest("this thought was not closed by its budget: there is nothing to extend")
-        _check_budget(thinking_budget)
+        check_budget(thinking_budget)
         return EventStream(self._engine, replace(request, thinking_budget=thinking_budget))
 
     def astream(
@@ -332,7 +324,7 @@ class Qwen3:
 
     def prepare_raw(self, prompt: str | Sequence[int], params: SamplingParams | None = None) -> Request:
         """What ``stream_raw`` hands to the engine."""
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else _ids(prompt)
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
         if not tokens:
             raise InvalidRequest("the prompt is empty: there is nothing to continue", param="prompt")
         resolved = self._params(params, thinking=False)
@@ -364,10 +356,10 @@ class Qwen3:
         schema: Schema | None,
         params: SamplingParams | None,
     ) -> Request:
-        _check_budget(thinking_budget)
-        conversation = _messages(messages)
-        resolved = self._params(params, thinking=thinking_requested(conversation, thinking))
-        prompt = self.encode(conversation, thinking, tools)
+        check_budget(thinking_budget)
+        turns = conversation(messages)
+        resolved = self._params(params, thinking=thinking_requested(turns, thinking))
+        prompt = self.encode(turns, thinking, tools)
         return Request(
             prompt=tuple(prompt),
             params=resolved,
@@ -383,12 +375,12 @@ class Qwen3:
         if not self._prefixes.budget:
             return None
         engine = self._engine
-        render = functools.partial(next_prompt, self._template, self.tokenizer, _messages(messages), thinking, tools)
+        render = partial(next_prompt, self._template, self.tokenizer, conversation(messages), thinking, tools)
 
         def then(events: Sequence[Event]) -> None:
             completion = collect(events)
             if completion.finish_reason != "cancelled":
-                engine.expect(functools.partial(render, completion))
+                engine.expect(partial(render, completion))
 
         return then
 
@@ -398,64 +390,12 @@ class Qwen3:
         return self._defaults.resolve(params or SamplingParams(), thinking, self.config.vocab_size)
 
 
-def _check_budget(budget: object) -> None:
-    if budget is not None and (type(budget) is not int or budget < 0):
-        raise InvalidRequest(f"thinking_budget must be 0 or more tokens, not {budget!r}", param="thinking_budget")
-
-
-def _check_settings(
-    kv_bits: int | None,
-    deterministic: bool,
-    max_batch: int,
-    prefix_cache_bytes: int | None,
-    stall: float,
-    memory_limit: int | None,
-) -> None:
-    if kv_bits not in (None, 4, 8):
-        raise InvalidRequest(f"kv_bits must be 8, 4 or None, not {kv_bits!r}", param="kv_bits")
-    if not isinstance(deterministic, bool):
-        raise InvalidRequest(f"deterministic must be True or False, not {deterministic!r}", param="deterministic")
-    if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
-        raise InvalidRequest(f"max_batch must be a whole number from 1, not {max_batch!r}", param="max_batch")
-    if prefix_cache_bytes is not None and (type(prefix_cache_bytes) is not int or prefix_cache_bytes < 0):
-        raise InvalidRequest(
-            f"prefix_cache_bytes must be 0 or more bytes, not {prefix_cache_bytes!r}", param="prefix_cache_bytes"
+def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer knows {tokenizer.vocab_size:,} tokens, the model {config.vocab_size:,}: they do not"
+            " belong together",
+            folder,
         )
-    if not isinstance(stall, int | float) or isinstance(stall, bool) or not stall > 0:
-        raise InvalidRequest(f"stall must be a number of seconds above 0, not {stall!r}", param="stall")
-    if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 0):
-        raise InvalidRequest(f"memory_limit must be 0 or more bytes, not {memory_limit!r}", param="memory_limit")
-
-
-def _messages(messages: Messages) -> list[dict[str, Any]]:
-    if isinstance(messages, str):
-        return [{"role": "user", "content": messages}]
-    if isinstance(messages, Mapping | bytes) or not isinstance(messages, Sequence):
-        raise InvalidRequest(f"messages must be a list of messages, not {type(messages).__name__}", param="messages")
-    out = []
-    for i, message in enumerate(messages):
-        if not isinstance(message, Message | Mapping):
-            raise InvalidRequest(
-                f"messages[{i}] must be a dict or a Message, not {type(message).__name__}", param=f"messages[{i}]"
-            )
-        out.append(message.to_dict() if isinstance(message, Message) else dict(message))
-    return out
-
-
-def _ids(prompt: Sequence[int]) -> list[int]:
-    try:
-        return [int(operator.index(token)) for token in prompt]
-    except TypeError:
-        raise InvalidRequest("a prompt to continue must be a text, or a list of token ids", param="prompt") from None
-
-
-def _context(asked: int | None, config: ModelConfig) -> int:
-    if asked is None:
-        return config.max_position_embeddings
-    if type(asked) is not int or not 2 <= asked <= config.max_position_embeddings:
-        raise InvalidRequest(
-            f"context must be between 2 and {config.max_position_embeddings:,} tokens"
-            f" (this checkpoint's max_position_embeddings), not {asked!r}",
-            param="context",
-        )
-    return asked
+    return tokenizer

@@ -60,6 +60,7 @@ LAW: dict[str, set[str]] = {
 
 ROOM_OF_FILE = {
     "checkpoint": "weights",
+    "arguments": "api",
     "layout": "weights",
     "packing": "weights",
     "masks": "sampling",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..control.controller import Emit, Force, Stop
 from ..errors import EngineError, InvalidRequest, MemoryLimit, QwenError
 from ..types import Event, Finished, FinishReason
-from .memory import Held, Memory, planned, ran_out
+from .memory import Memory, planned, ran_out
 from .pace import Pace
 from .row import Row
 from .scheduler import Plan, Scheduler
@@ -52,6 +52,7 @@ class TokenLoop:
         self._pace = pace or Pace()
         self._memory = memory
         self._keeping = True
+        self._leaving = False  # rows that took the last step were forced, and leave the batch to be fed
         if memory is not None:
             scheduler.admits = partial(self._admits, memory)
         self._warmup = Warmup(runner) if memory is None else Warmup(runner, memory.alone)
@@ -65,7 +66,7 @@ class TokenLoop:
                     self._fail(row, error)
         self._keeping = False  # there is no next one
         for row in [*self._scheduler.running, *self._scheduler.waiting]:
-            self._end(row, "cancelled")
+            self._end(row, row.closing or "cancelled")
         self._runner.end()
 
     def _turn(self) -> None:
@@ -73,7 +74,6 @@ class TokenLoop:
         plan = self._scheduler.plan(self._pace)
         if plan.decode or plan.prefill:
             self._run(plan)
-            self._sweep()
         elif self._warmup:
             self._warmup.step()
 
@@ -181,17 +181,17 @@ class TokenLoop:
         try:
             if any([row.controller.constrained for row in rows]):
                 self._runner.draw()
-            if leaving := self._runner.leaving:
-                self._hand_out(leaving)
+            if self._leaving:
+                self._hand_out()
         except Exception as error:
             for row in rows:
                 if row.place is not None:
                     self._fail(row, error)
 
-    def _hand_out(self, leaving: Held) -> None:
-        """Take the rows to be fed out of the batch, in no more memory than was asked for unless it is free;
-        ``leaving``: positions of their places."""
-        held = [*self._runner.held(self._scheduler.running), *leaving]
+    def _hand_out(self) -> None:
+        """Take the rows to be fed out of the batch, in no more memory than was asked for unless it is free."""
+        self._leaving = False
+        held = [*self._runner.held(self._scheduler.running), *self._runner.leaving]
         self._runner.hand_out(keep=self._memory is None or self._memory.spares(held))
 
     def _first(self, row: Row) -> None:
@@ -214,6 +214,7 @@ class TokenLoop:
             if row.closed is None and row.controller.usage(0, 0).budget_exhausted:
                 row.closed = len(row.drawn)
             before = planned(row)
+            self._leaving = self._leaving or row.place is not None
             self._runner.force(row, outcome.tokens)
             if self._memory is not None and planned(row) > before:  # a grammar may leave no choice in thousands
                 others = [other for other in self._scheduler.running if other is not row]

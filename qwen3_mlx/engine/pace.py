@@ -2,8 +2,9 @@
 
 A pass over ``n`` tokens behind ``d`` others is ``n * (1 + (d + n / 2) / half)`` work: each token costs the same for the
 weights, and attention as much again at a depth of ``half``. The rate (work per second) is an average over the last
-passes, each weighing as much as it worked. A forecast adds four times the average by which passes took longer than
-forecast, as retransmission timeouts do (Jacobson 1988).
+passes, each weighing as much as it worked. A forecast adds the largest share by which a pass took longer than that
+rate had it, at most once again, which fades slowly: processors change their speed at once and for seconds, by half or
+more, and an average of being late knows little of it when they do. Smaller passes cost little, so caution is cheap.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import math
 from dataclasses import dataclass, field
 
 KEPT = 0.8  # of what was known, when another pass is learned from
-CAUTION = 4
+FADES = 0.995  # what is left of the largest lateness a pass later
+UNSEEN = 0.5  # the lateness to expect before any was seen
 FEW = 1.5  # steps that a pass of a few tokens takes at most, where it takes what a step takes
 
 
@@ -25,7 +27,7 @@ class Pace:
     step_s: float = 0.0
     _work: float = 0.0
     _seconds: float = 0.0
-    _late: float = 0.0
+    _late: float = UNSEEN
     _since: float = 0.0
     _fed: list[tuple[int, int]] = field(default_factory=list)
     _stepping: bool = False
@@ -46,7 +48,7 @@ class Pace:
         """How many tokens behind ``depth`` others fit into ``seconds`` by that forecast; 0 before anything is known."""
         if seconds < self.step_s or not self._work:
             return 0
-        work = seconds * self.rate / (1 + CAUTION * self._late)
+        work = seconds * self.rate / (1 + self._late)
         if math.isinf(self.half):
             return int(work)
         near = 1 + depth / self.half
@@ -88,10 +90,9 @@ class Pace:
         if self._work and work < self.rate * took and took <= FEW * self.step_s:
             return  # what it took is the reading of the weights: more tokens would not have taken longer
         if self._work:
-            late = max(0.0, took * self.rate / work - 1)
-            self._late = KEPT * self._late + (1 - KEPT) * min(late, 1.0)
+            self._late = max(FADES * self._late, min(took * self.rate / work - 1, 1.0))
         self._work = KEPT * self._work + work
         self._seconds = KEPT * self._seconds + took
 
     def _forecast(self, work: float) -> float:
-        return work / self.rate * (1 + CAUTION * self._late)
+        return work / self.rate * (1 + self._late)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_mlx.engine.pace import Pace
+from qwen3_mlx.engine.pace import UNSEEN, Pace
 
 
 def learned(*passes: tuple[int, int, float], half: float = math.inf, step: float = 0.0) -> Pace:
@@ -39,7 +39,7 @@ def test_tokens_are_what_fits_into_the_forecast(count: int, depth: int, half: fl
 def test_depth_costs_what_the_model_says() -> None:
     pace = learned((100, 0, 0.1 * (1 + 50 / 1000)), half=1000.0)
     assert pace.rate == pytest.approx(1000)
-    assert pace.seconds(100, 950) == pytest.approx(0.2)
+    assert pace.seconds(100, 950) == pytest.approx(0.2 * (1 + UNSEEN))
 
 
 def test_a_pass_weighs_as_much_as_it_worked() -> None:
@@ -50,7 +50,7 @@ def test_a_pass_weighs_as_much_as_it_worked() -> None:
 
 def test_a_pass_is_never_forecast_to_take_less_than_a_step() -> None:
     pace = learned((1000, 0, 1.0), step=0.02)
-    assert pace.seconds(1, 0) == 0.02 and pace.tokens(0.019, 0) == 0 and pace.tokens(0.021, 0) == 21
+    assert pace.seconds(1, 0) == 0.02 and pace.tokens(0.019, 0) == 0 and pace.tokens(0.021, 0) == int(21 / (1 + UNSEEN))
 
 
 def test_a_step_s_time_is_told_from_that_of_the_prompts_beside_it() -> None:
@@ -73,10 +73,27 @@ def test_time_in_which_nothing_ran_does_not_count() -> None:
     assert pace.step_s == 0
 
 
-def test_lateness_makes_cautious_and_is_forgotten() -> None:
-    steady = learned(*[(100, 0, 0.1)] * 5)
-    late = learned(*[(100, 0, 0.1)] * 5, (100, 0, 0.2))
-    assert steady.seconds(100, 0) == pytest.approx(0.1)
-    assert late.seconds(100, 0) > 0.2
-    forgiven = learned(*[(100, 0, 0.1)] * 5, (100, 0, 0.2), *[(100, 0, 0.1)] * 30)
-    assert forgiven.seconds(100, 0) == pytest.approx(0.1, rel=0.01)
+def test_lateness_makes_cautious_and_is_forgotten_slowly() -> None:
+    steady = [(100, 0, 0.1)] * 1000
+    assert learned(*steady).seconds(100, 0) == pytest.approx(0.1, rel=0.01)
+    late = learned(*steady, (100, 0, 0.17))
+    assert late.seconds(100, 0) > 0.17
+    assert learned(*steady, (100, 0, 0.17), *steady[:30]).seconds(100, 0) > 0.15
+    assert learned(*steady, (100, 0, 0.17), *steady).seconds(100, 0) == pytest.approx(0.1, rel=0.01)
+
+
+def test_a_freak_pass_halves_what_comes_and_no_more() -> None:
+    pace = learned(*[(100, 0, 0.1)] * 50, (100, 0, 9.0), *[(100, 0, 0.1)] * 50)
+    assert 0.17 < pace.seconds(100, 0) <= 0.2 + 1e-3
+
+
+@given(st.lists(st.sampled_from([0.1, 0.17]), min_size=1, max_size=300))
+def test_a_processor_that_changes_between_two_speeds_is_never_slower_than_forecast(took: list[float]) -> None:
+    """Once both were seen."""
+    pace = learned(*[(100, 0, 0.1)] * 20, (100, 0, 0.17))
+    now = 0.0
+    pace.begin(now)
+    for seconds in took:
+        assert pace.seconds(100, 0) >= 0.17
+        pace.fed(100, 0)
+        pace.done(now := now + seconds)
