@@ -87,6 +87,12 @@ class GroupedCache:
             first += len(lengths.each)
         return places
 
+    def parts(self) -> tuple[GroupedCache, GroupedCache]:
+        """The groups, of which there are several, in two parts of about as many places: the same groups, not copies."""
+        ends = list(itertools.accumulate(group.batch for group in self.groups))
+        cut = min(range(1, len(ends)), key=lambda count: abs(2 * ends[count - 1] - ends[-1]))
+        return GroupedCache(self.groups[:cut]), GroupedCache(self.groups[cut:])
+
     def hold(self, arrays: Sequence[mx.array], lengths: Sequence[Lengths]) -> None:
         """Hold these buffers, in the order of ``arrays``, in place of the own; ``lengths``: of each group."""
         share = len(arrays) // len(self.groups)

@@ -20,7 +20,7 @@ from ..model.qwen3 import Qwen3 as Model
 from ..sampling import SampleOut, Sampler, SamplerState
 from ..types import SamplingParams
 from ..values import frozen
-from .grouping import partition
+from .grouping import halved, partition
 from .memory import Held, planned
 from .row import Row
 from .step import DecodeStep
@@ -206,7 +206,7 @@ class Batch:
         if self._together is None:
             return False
         before = self._groups(), len(self.rows)
-        self._arrange(partition({row: planned(row) for row in self.rows if row is not None}), pack=True)
+        self._arrange(self._partition({row: planned(row) for row in self.rows if row is not None}), pack=True)
         return (self._groups(), len(self.rows)) != before
 
     def _regroup(self, sizes: Mapping[Row, int], room: Mapping[int, int] | None = None) -> None:
@@ -215,7 +215,14 @@ class Batch:
         assert self._together is not None
         places = zip(self.rows, self._together.cache.capacities, strict=True)
         now = {row: max(planned(row), capacity) for row, capacity in places if row is not None}
-        self._arrange(partition({**now, **sizes}), room)
+        self._arrange(self._partition({**now, **sizes}), room)
+
+    def _partition(self, sizes: Mapping[Row, int]) -> list[list[Row]]:
+        groups = partition(sizes)
+        if not self._decode.beside(len(sizes)):
+            return groups
+        where = {row: index for index, group in enumerate(self._groups()) for row in group}
+        return [half for group in groups for half in halved(group, where)]
 
     def _groups(self) -> list[list[Row]]:
         """The rows as they lie together now."""

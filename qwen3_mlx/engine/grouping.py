@@ -7,6 +7,7 @@ the fewer launches, and the more groups, the less memory for short rows beside l
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -28,6 +29,22 @@ def partition(sizes: Mapping[T, int]) -> list[list[T]]:
     counts = _counts(tuple(sizes[row] for row in order))
     rows = iter(order)
     return [[next(rows) for _ in range(count)] for count in counts]
+
+
+def halved(rows: Sequence[T], where: Mapping[T, int]) -> list[list[T]]:
+    """A group in two, so that one can be computed beside the other. Rows stay with those they lie with, the group that
+    ``where`` names, unless three quarters of all would be on one side."""
+    groups = sorted(group for group, _ in Counter(where[row] for row in rows if row in where).most_common(2))
+    halves: list[list[T]] = [[row for row in rows if where.get(row) == group] for group in groups]
+    halves += [[] for _ in range(2 - len(halves))]
+    for row in rows:
+        if not any(row in half for half in halves):
+            min(halves, key=len).append(row)
+    few, many = sorted(halves, key=len)
+    if len(many) > 3 * len(few):
+        while len(many) > len(few) + 1:
+            few.append(many.pop())
+    return [half for half in halves if half]
 
 
 def groups(sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -3,6 +3,8 @@
 Building the graph of 28 to 94 layers in Python takes as long as a fast Mac needs to run it. So where kernels allow it,
 the graph is traced once for groups of so many rows up to so many tokens, by ``mx.compile``, and replayed from then on:
 what changes from step to step, tokens, lengths and the cache's buffers, are its inputs.
+
+A CPU device has no use for that, but two threads: there a step of many rows is two graphs, of some of the groups each.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import mlx.core as mx
 
 from ..cache.groups import GroupedCache
 from ..cache.kv import KVCache
-from ..kernels import Bounded
+from ..costs import active_parameters
+from ..kernels import Bounded, second_thread
 from ..model.qwen3 import Qwen3 as Model
 
 # Graphs that are kept, the last used ones: about half a megabyte each.
@@ -22,6 +25,8 @@ KEPT = 32
 # Positions that a graph looks at come in steps of so many, or of up to an eighth of them: a masked one costs little and
 # a trace as much as a few steps.
 POSITIONS = 256
+# Multiplications from which two graphs are worth building: some five milliseconds of them.
+BESIDE = 14_000_000
 
 Graph = Callable[..., Sequence[mx.array]]
 Shape = tuple[int, int, int]
@@ -33,11 +38,12 @@ class DecodeStep:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self._weights = active_parameters(model.config)
         self._graphs: OrderedDict[tuple[tuple[Shape, ...], int | None], Graph] = OrderedDict()
 
     def __call__(self, tokens: mx.array, cache: GroupedCache) -> mx.array:
         if not self._model.kernels.compiled:
-            return self._model(tokens[:, None], cache)[:, -1]
+            return self._built(tokens[:, None], cache)[:, -1]
         lengths, shapes, buffers = [], [], []
         for group in cache.groups:
             its, own = group.lengths, group.arrays
@@ -51,6 +57,19 @@ class DecodeStep:
         logits, *buffers = graph(tokens, *[mx.array(its.each, mx.int32) for its in lengths], *buffers)
         cache.hold(buffers, [its.plus(1) for its in lengths])
         return logits
+
+    def beside(self, rows: int) -> bool:
+        """Whether so many rows should lie in groups that can be computed beside each other."""
+        return self._model.kernels.beside and rows > 1 and rows * self._weights >= BESIDE
+
+    def _built(self, tokens: mx.array, cache: GroupedCache) -> mx.array:
+        if len(cache.groups) == 1 or not self.beside(cache.places):
+            return self._model(tokens, cache)
+        first, second = cache.parts()
+        begins, rest = mx.split(tokens, [first.places])
+        with second_thread():
+            others = self._model(rest, second)
+        return mx.concatenate([self._model(begins, first), others])
 
     def _graph(self, shapes: tuple[Shape, ...], kv_bits: int | None) -> Graph:
         key = shapes, kv_bits

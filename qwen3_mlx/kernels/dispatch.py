@@ -31,8 +31,9 @@ class Kernels:
 
     ``packed``: quantized weights stay packed; otherwise the loader unpacks them once, to ``dtype``. ``dtype``: what
     weights that are not packed, and so activations, are kept in; ``None`` leaves them as stored. ``transposed``: linear
-    layers hold their weights as ``[in, out]``. ``compiled``: a decode step is traced once and then replayed. The
-    signatures and shapes of the operations are those of :mod:`qwen3_mlx.kernels.reference`.
+    layers hold their weights as ``[in, out]``. ``compiled``: a decode step is traced once and then replayed;
+    ``beside``: one of many rows is built in two parts, for two threads. The signatures and shapes of the operations are
+    those of :mod:`qwen3_mlx.kernels.reference`.
 
     ``linear(x [..., in], weight [out, in])`` multiplies in the place of MLX's own products, where there is one.
     ``avoided``: what of MLX's own does not run, a line each, because what it computes for a token depends on what else
@@ -44,6 +45,7 @@ class Kernels:
     dtype: mx.Dtype | None
     transposed: bool
     compiled: bool
+    beside: bool
     rms_norm: Callable[[mx.array, mx.array, float], mx.array]
     rotation: Callable[[Frequencies, Lengths, int], Any]
     norm_rope: Callable[[mx.array, Norms, Any, Packing | None], tuple[mx.array, Entry]]
@@ -103,6 +105,7 @@ def _build(mode: KernelMode, gpu: bool, deterministic: bool = False) -> Kernels:
             dtype=mx.float32,
             transposed=True,
             compiled=False,  # MLX would run a C++ compiler for each fused operation
+            beside=True,
             rms_norm=reference.rms_norm,
             rotation=reference.rotation,
             norm_rope=reference.norm_rope,
@@ -136,6 +139,7 @@ def on_stock(mode: KernelMode) -> Kernels:
         dtype=None if mode == "reference" else mx.bfloat16,
         transposed=False,
         compiled=mode != "emulate",  # an emulated kernel needs the values of its inputs
+        beside=False,
         rms_norm=stock.rms_norm,
         rotation=stock.rotation,
         norm_rope=stock.norm_rope,

@@ -39,16 +39,16 @@ class Linear(nn.Module):
 
 
 def _on_cpu(x: mx.array, weight_t: mx.array) -> mx.array:
-    """``x @ weight_t`` on a CPU device, whose BLAS has one thread: half of many rows go to another. A row's
-    result is the same to the bit."""
-    *before, width = x.shape
-    rows = x.size // width
-    if rows < 2 or rows * weight_t.size < APART:
+    """``x @ weight_t`` on a CPU device, whose BLAS has one thread: half of a prompt's many tokens go to another (a step
+    of many rows is built in two parts). A token's result is the same to the bit."""
+    *before, length, width = x.shape
+    if length == 1 or x.size * weight_t.shape[1] < APART:
         return mx.matmul(x, weight_t)
+    rows = x.size // width
     first, second = mx.split(mx.reshape(x, (rows, width)), [rows - rows // 2])
     with second_thread():
         rest = mx.matmul(second, weight_t)
-    return mx.reshape(mx.concatenate([mx.matmul(first, weight_t), rest]), (*before, weight_t.shape[1]))
+    return mx.reshape(mx.concatenate([mx.matmul(first, weight_t), rest]), (*before, length, weight_t.shape[1]))
 
 
 class TransposedLinear(nn.Module):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_mlx.engine.grouping import GROUPS, WORTH, groups, partition
+from qwen3_mlx.engine.grouping import GROUPS, WORTH, groups, halved, partition
 
 SIZES = st.lists(st.integers(1, 160).map(lambda n: n * 256), max_size=7)
 
@@ -56,3 +56,26 @@ def test_rows_of_a_size_are_never_parted() -> None:
     rows = {n: 32_768 >> n // 2 for n in range(16)}
     for part in partition(rows):
         assert {rows[row] for row in part}.isdisjoint(size for row, size in rows.items() if row not in part)
+
+
+@given(st.lists(st.sampled_from([None, 0, 1, 2]), max_size=20))
+def test_halves_are_of_all_rows_and_neither_is_nearly_all(places: list[int | None]) -> None:
+    rows = list(range(len(places)))
+    where = {row: group for row, group in enumerate(places) if group is not None}
+    halves = halved(rows, where)
+    assert sorted(itertools.chain(*halves)) == rows and all(halves)
+    if len(rows) > 1:
+        few, many = sorted(map(len, halves))
+        assert many <= 3 * few
+    again = halved(rows, {row: index for index, half in enumerate(halves) for row in half})
+    assert list(map(sorted, again)) == list(map(sorted, halves)), "and there they stay"
+
+
+def test_who_joins_moves_nobody() -> None:
+    where = dict.fromkeys("abcd", 0) | dict.fromkeys("efgh", 1)
+    assert halved("abcdefgh", where) == [[*"abcd"], [*"efgh"]]
+    assert halved("abcdefghi", where) == [[*"abcdi"], [*"efgh"]]
+    assert halved("efghixyab", where) == [[*"abixy"], [*"efgh"]], "into the half that fewer are left in"
+    assert halved("efghij", where) == [[*"efgh"], [*"ij"]]
+    assert halved("abcd", where) == [[*"ab"], [*"dc"]], "nobody is left in the other"
+    assert halved("a", where) == [["a"]] and halved("", where) == []

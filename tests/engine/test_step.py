@@ -14,6 +14,7 @@ from qwen3_mlx import Qwen3, SamplingParams
 from qwen3_mlx.cache.groups import GroupedCache
 from qwen3_mlx.cache.kv import KVCache
 from qwen3_mlx.config import ModelConfig
+from qwen3_mlx.costs import active_parameters
 from qwen3_mlx.engine import step as steps
 from qwen3_mlx.engine.step import DecodeStep, looked_at
 from qwen3_mlx.kernels import Kernels, Lengths
@@ -106,6 +107,41 @@ def test_a_traced_step_is_the_step_to_the_bit(
     assert traced.lengths == plain.lengths and traced.capacities == plain.capacities
     for a, b in zip(traced.arrays, plain.arrays, strict=True):
         assert same(a, b)
+
+
+@pytest.mark.parametrize("groups", [((40, 3), (5, 40)), ((60,), (9, 9, 9), (12, 3)), ((7,), (7,))], ids=str)
+@pytest.mark.parametrize("experts", [False, True])
+def test_a_step_in_two_parts_is_the_step_to_the_bit(
+    experts: bool, groups: tuple[tuple[int, ...], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so is a step of the rows all in one group."""
+    built = Model(model(experts, False).config, replace(on_stock("reference"), compiled=False, beside=True))
+    random_weights(built)
+    built.fuse()
+    want = logits(built, filled(built, *groups), 5)
+    monkeypatch.setattr(steps, "BESIDE", 0)
+    cache = filled(built, *groups)
+    assert same(want, logits(built, cache, 5))
+    assert cache.lengths.each == tuple(length + 5 for group in groups for length in group)
+
+
+def test_a_cache_is_parted_where_its_places_are_halved() -> None:
+    def parts(*groups: int) -> list[int]:
+        cache = filled(model(False, False), *((1,) * count for count in groups))
+        return [part.places for part in cache.parts()]
+
+    assert (
+        parts(1, 8, 7) == [9, 7] and parts(1, 1) == [1, 1] and parts(12, 2, 2) == [12, 4] and parts(2, 2, 12) == [4, 12]
+    )
+
+
+def test_two_parts_are_for_enough_work() -> None:
+    config = model(False, False).config
+    weights = active_parameters(config)
+    one, two = (DecodeStep(Model(config, replace(on_stock("reference"), beside=beside))) for beside in (False, True))
+    enough = -(-steps.BESIDE // weights)
+    assert two.beside(enough) and not two.beside(enough - 1) and not one.beside(enough)
+    assert not DecodeStep(Model(replace(config, intermediate_size=1 << 20), two._model.kernels)).beside(1)
 
 
 @needs_compiler

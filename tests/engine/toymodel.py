@@ -96,6 +96,9 @@ class ToyRunner:
     full: ClassVar[list[Row]] = []
     leaving: ClassVar[Held] = []
 
+    def hand_out(self, *, keep: bool) -> None:
+        """Rows have left when they were forced."""
+
     def pack(self) -> bool:
         return False
 
