@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import threading
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -78,9 +79,11 @@ class Peak(NamedTuple):
         return self.predicted / self.measured
 
 
-def build(point: Point) -> Runner:
+def build(point: Point, beside: bool = False) -> Runner:
+    """Rows lie as on a GPU, unless in two parts ``beside`` each other: no more memory, and often less."""
     source = {**_HEADS, **MODELS[point.model], **NARROW, "max_position_embeddings": 40960}
-    model = Qwen3(ModelConfig.from_dict(source), resolve("emulate" if point.cache == "bf16" else "reference"))
+    kernels = replace(resolve("emulate" if point.cache == "bf16" else "reference"), beside=beside)
+    model = Qwen3(ModelConfig.from_dict(source), kernels)
     mx.random.seed(0)
     dtype = mx.bfloat16 if point.cache == "bf16" else mx.float32
     model.update(tree_map(lambda w: (0.05 * mx.random.normal(w.shape)).astype(dtype), model.parameters()))
@@ -132,12 +135,12 @@ def step(runner: Runner, memory: Memory, rows: list[Row]) -> None:
     runner.read(runner.step())
 
 
-def measure(point: Point) -> Peak:
+def measure(point: Point, beside: bool = False) -> Peak:
     box: list[Peak] = []
 
     def run() -> None:  # on a thread, as in the engine
         before = mx.get_active_memory()
-        runner = build(point)
+        runner = build(point, beside)
         memory = Memory(runner.footprint, 1 << 50, CHUNK, runner.prefixes)
         mx.clear_cache()
         mx.reset_peak_memory()

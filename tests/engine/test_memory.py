@@ -251,6 +251,12 @@ def test_peaks_are_as_predicted_and_never_more(point: admission.Point) -> None:
     assert peak.measured <= peak.predicted < 1.1 * peak.measured
 
 
+@pytest.mark.parametrize("prompts", [(400, 70), (300,) * 5])
+def test_rows_in_two_parts_take_no_more_than_was_planned(prompts: tuple[int, ...]) -> None:
+    peak = admission.measure(admission.Point("0.6B", prompts, 4, "float32"), beside=True)
+    assert peak.measured <= peak.predicted
+
+
 # -- on an engine --------------------------------------------------------------------------------------------------
 
 

@@ -114,7 +114,7 @@ def test_a_seed_means_the_same_text_in_every_release(params: SamplingParams, wan
     assert tokens == want
 
 
-@pytest.mark.parametrize("seed", [0, -1, 2**63, 2**100, fresh_seed()])
+@pytest.mark.parametrize("seed", [0, -1, 2**63, 2**100, fresh_seed()], ids=["0", "-1", "2**63", "2**100", "fresh"])
 def test_any_integer_is_a_seed(seed: int) -> None:
     assert len(draws(np.zeros(10), make(), 3, first_seed=seed)) == 3
 
