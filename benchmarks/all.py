@@ -29,11 +29,9 @@ from .machine import ROOT, on_cpu
 
 MODEL = "demo"
 WITHOUT_MODEL = ("import_time", "prefix_lookup", "host_graph", "text")
-#: Those whose peer needs the better type for a CPU, and how that is asked for.
-FLOAT32 = {
-    **dict.fromkeys(("prefill", "decode", "batch"), "--peer-float32"),
-    **dict.fromkeys(("turns", "server"), "--float32"),
-}
+#: Those that run twice on a CPU, where float32 is faster for a token at a time, and what is stored often for several.
+BOTH = ("prefill", "decode", "batch")
+FLOAT32 = "--peer-float32"
 
 QUICK = {
     "prefill": ("--lengths", "16,256"),
@@ -88,24 +86,24 @@ class Failed(QwenError):
 
 
 def plan(model: str, cpu: bool) -> list[list[str]]:
-    """Every command line, without ``python -m benchmarks``. On a CPU the peer runs in float32 (decode also as
-    stored), and the embedded MoE is decoded besides ``demo``."""
+    """Every command line, without ``python -m benchmarks``. On a CPU the peer runs in float32 as well, and the embedded
+    MoE is decoded besides ``demo``."""
     lines = []
     for name in SIDE_BY_SIDE:
         words = [name, *(() if name in WITHOUT_MODEL or model == MODEL else ("--model", model))]
-        if name == "decode" or name not in FLOAT32 or not cpu:
-            lines.append(words)
-        if cpu and name in FLOAT32:
-            lines.append([*words, FLOAT32[name]])
+        lines.append(words)
+        if cpu and name in BOTH:
+            lines.append([*words, FLOAT32])
         if cpu and name == "decode" and model == MODEL:
-            lines.append([name, "--model", "demo-moe", FLOAT32[name]])
+            lines.append([name, "--model", "demo-moe", FLOAT32])
         if name == "host_graph":
             lines.append([name, "--batch", "16"])
     return lines
 
 
 def run(words: Sequence[str]) -> int:
-    """The exit status of one. An interrupt reaches it too, and is waited for."""
+    """The exit status of one. An interrupt reaches it too, as does being told to end, and is waited for."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = subprocess.Popen([sys.executable, "-m", "benchmarks", *words], cwd=ROOT)
     try:
         return process.wait()
@@ -113,6 +111,8 @@ def run(words: Sequence[str]) -> int:
         process.send_signal(signal.SIGINT)
         process.wait()
         return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> int:

@@ -32,7 +32,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return words
 
 
-def test_every_benchmark_runs_on_a_cpu_with_the_better_type_for_the_peer() -> None:
+def test_every_benchmark_runs_on_a_cpu_with_both_types_for_the_peer() -> None:
     lines = [" ".join(words) for words in everything.plan("demo", cpu=True)]
     assert {line.split()[0] for line in lines} == set(SIDE_BY_SIDE) and len(lines) == len(set(lines))
     assert [line for line in lines if line.startswith("decode")] == [
@@ -40,7 +40,7 @@ def test_every_benchmark_runs_on_a_cpu_with_the_better_type_for_the_peer() -> No
         "decode --peer-float32",
         "decode --model demo-moe --peer-float32",
     ]
-    assert "prefill --peer-float32" in lines and "prefill" not in lines and "server --float32" in lines
+    assert "prefill --peer-float32" in lines and "prefill" in lines and "server" in lines
 
 
 def test_another_model_on_a_gpu() -> None:
@@ -100,3 +100,14 @@ def test_a_real_interrupt_reaches_the_benchmark(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "nothing was written" in error and not file.exists()
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_runs_on_when_all_is_told_to_end(told: signal.Signals) -> None:
+    command = [sys.executable, "-u", "-m", "benchmarks", "all", "prefix_lookup"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("[1/1]") and process.stdout.readline().startswith("looking up")
+    process.send_signal(told)
+    _, error = process.communicate(timeout=60)  # until nobody is left who could write
+    assert process.returncode == 130 and "interrupted: 0 of 1 have run" in error
