@@ -3,12 +3,14 @@
 
 PYTHON =
 ARGS =
+# Processes that share the tests; 0: none besides pytest itself, as -s and --pdb need.
+WORKERS = 2
 
 SETUP = PYTHON='$(PYTHON)' sh tools/setup.sh
 
 help:
 	@echo "make demo       the release's chat example, three turns, on the embedded checkpoint"
-	@echo "make test       the test suite                    (ARGS='-k hub' chooses tests)"
+	@echo "make test       the test suite                    (ARGS='-k hub' chooses tests, WORKERS=0 is for --pdb)"
 	@echo "make test-all   that, and the tests that build environments of their own with pip"
 	@echo "make lint       ruff and mypy                     make format   let ruff rewrite"
 	@echo "make setup      only the set-up of .venv          (PYTHON=/path/to/python chooses one)"
@@ -22,7 +24,7 @@ demo:
 	@.venv/bin/qwen3-mlx demo
 
 test: setup
-	.venv/bin/python -m pytest -m "not foreign" $(ARGS)
+	.venv/bin/python -m pytest -m "not foreign" -n $(WORKERS) --dist worksteal $(ARGS)
 
 # The tests that need a package index; CI may not skip them.
 foreign: setup

@@ -68,7 +68,7 @@ def test_every_operation_is_there() -> None:
     for mode in ("reference", "emulate"):
         kernels = resolve(mode)
         for field in fields(kernels):
-            if field.name not in ("mode", "packed", "dtype", "transposed", "compiled", "linear", "avoided"):
+            if field.name not in ("mode", "packed", "dtype", "transposed", "compiled", "beside", "linear", "avoided"):
                 assert callable(getattr(kernels, field.name)), field.name
 
 
@@ -76,5 +76,6 @@ def test_reference_on_a_gpu_keeps_weights_as_they_are() -> None:
     """Built without a GPU: only what it says of the weights can be checked, and that its activation is compiled."""
     kernels = dispatch._build("reference", gpu=True)
     assert (kernels.packed, kernels.dtype, kernels.transposed, kernels.compiled) == (True, None, False, True)
+    assert not kernels.beside
     assert kernels.swiglu is stock.compiled_swiglu()
     assert resolve("emulate").swiglu is reference.swiglu
