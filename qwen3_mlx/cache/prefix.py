@@ -25,7 +25,7 @@ def packed(tokens: Sequence[int]) -> bytes:
     return array("I", tokens).tobytes()
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Node:
     """``run``: the packed tokens from the parent to here; ``held``: their entries, a layer each."""
 

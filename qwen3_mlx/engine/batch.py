@@ -37,7 +37,7 @@ class Unread:
     rows: list[tuple[Row, int]]
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class _Together:
     """What all places of the batch share. ``sampler``: ``None`` when others draw now than last; ``before``: its state
     from before the last step's tokens were drawn, for rows that leave it to be fed. ``logits``: of the last forward

@@ -84,7 +84,7 @@ def info(text: str) -> None:
     logging.getLogger("qwen3_mlx").info(text)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Memory:
     """The memory of one engine: ``limit`` bytes for weights, caches and working memory together, buffers that MLX keeps
     for later not counted. ``release`` gives back those; ``log`` is told of each step.

@@ -18,7 +18,7 @@ UNSEEN = 0.5  # the lateness to expect before any was seen
 FEW = 1.5  # steps that a pass of a few tokens takes at most, where it takes what a step takes
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Pace:
     """``half``: the depth, in tokens, at which attention costs as much as everything else of a pass; infinite where it
     never does. ``step_s``: seconds of a step, the one token of each row that decodes."""

@@ -24,7 +24,7 @@ class Ticket(Protocol):
     def cancel(self) -> None: ...
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Clock:
     """Moments of a request's life, in seconds of ``time.perf_counter``."""
 
@@ -46,7 +46,7 @@ class Clock:
         )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Row:
     """A request with its controller and its place in the token loop.
 

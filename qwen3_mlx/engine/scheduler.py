@@ -65,7 +65,7 @@ class Plan(Generic[S]):
         return bool(self.prefill or self.decode)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Scheduler(Generic[S]):
     """At most ``max_rows`` slots run at a time, each let in by ``admits``; at most ``chunk`` tokens are prefilled a
     step, fewer where ``stall`` (seconds) asks for it. ``_ahead``: how much more work was done for the oldest prompt

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -21,11 +20,20 @@ class Packing(NamedTuple):
     group_size: int
 
 
-@dataclass(frozen=True)
 class Lengths:
     """How many positions of each row of a buffer are filled. What kernels make of it is kept for the other layers."""
 
-    each: tuple[int, ...]
+    def __init__(self, each: tuple[int, ...]) -> None:
+        self.each = each
+
+    def __eq__(self, other: object) -> bool:
+        return self.each == other.each if isinstance(other, Lengths) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.each)
+
+    def __repr__(self) -> str:
+        return f"Lengths({self.each})"
 
     @functools.cached_property
     def most(self) -> int:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen3_mlx.engine.pace import UNSEEN, Pace
+from qwen3_mlx.engine.scheduler import USED
 
 
 def learned(*passes: tuple[int, int, float], half: float = math.inf, step: float = 0.0) -> Pace:
@@ -87,13 +88,13 @@ def test_a_freak_pass_halves_what_comes_and_no_more() -> None:
     assert 0.17 < pace.seconds(100, 0) <= 0.2 + 1e-3
 
 
-@given(st.lists(st.sampled_from([0.1, 0.17]), min_size=1, max_size=300))
-def test_a_processor_that_changes_between_two_speeds_is_never_slower_than_forecast(took: list[float]) -> None:
-    """Once both were seen."""
+@given(st.lists(st.sampled_from([0.1, 0.17]), max_size=80))
+def test_a_processor_that_changes_between_two_speeds_surprises_by_no_more_than_is_kept_free(took: list[float]) -> None:
+    """Once both were seen, and if the slow one comes back within some eighty passes."""
     pace = learned(*[(100, 0, 0.1)] * 20, (100, 0, 0.17))
     now = 0.0
     pace.begin(now)
-    for seconds in took:
-        assert pace.seconds(100, 0) >= 0.17
+    for seconds in [*took, 0.17]:
+        assert pace.seconds(100, 0) >= USED * 0.17
         pace.fed(100, 0)
         pace.done(now := now + seconds)
