@@ -96,6 +96,8 @@ def plan(model: str, cpu: bool) -> list[list[str]]:
             lines.append([*words, FLOAT32])
         if cpu and name == "decode" and model == MODEL:
             lines.append([name, "--model", "demo-moe", FLOAT32])
+        if name == "turns" and model == MODEL:
+            lines.append([name, "--tokens", "200"])  # with more, no answer of the last turns has a thought
         if name == "host_graph":
             lines.append([name, "--batch", "16"])
     return lines

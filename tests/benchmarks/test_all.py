@@ -41,6 +41,7 @@ def test_every_benchmark_runs_on_a_cpu_with_both_types_for_the_peer() -> None:
         "decode --model demo-moe --peer-float32",
     ]
     assert "prefill --peer-float32" in lines and "prefill" in lines and "server" in lines
+    assert "turns" in lines and "turns --tokens 200" in lines
 
 
 def test_another_model_on_a_gpu() -> None:

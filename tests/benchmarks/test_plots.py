@@ -13,7 +13,7 @@ from benchmarks.results import OURS, Row, Table, save
 
 from .made import SPEED, result, row
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="plots need the extra `plots`, which `make setup` installs")
 LINES = Table(SPEED, (row(0, (90.0, 100.0), (40.0,)), row(256, (80.0,), (50.0, 52.0)), Row(1024, {OURS: (70.0,)})))
 BARS = Table(SPEED, (row("8B, cpu", (2.0, 3.0), (4.0,)), row("30B, cpu", (1.0,), (900.0, 950.0))))
 

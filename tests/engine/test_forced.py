@@ -133,3 +133,13 @@ def test_a_place_is_kept_only_where_there_is_memory(runner: Runner, keep: bool) 
     assert sum(runner.held(rows)) == held + 512 * keep
     assert sum(runner._batch.cache.capacities) == (4 if keep else 3) * 512  # type: ignore[union-attr]
     finish(runner, rows)
+
+
+def test_rows_that_are_packed_are_packed(runner: Runner, groups: int) -> None:
+    """So that who asks until there is room comes to an end."""
+    rows = joined(runner, range(300, 308))
+    for row in rows[1:3]:
+        runner.leave(row, keep=False)
+    assert runner.pack(), "two places are given up"
+    assert not runner.pack() and runner._batch.cache is not None and len(runner._batch.cache.groups) == groups
+    finish(runner, [rows[0], *rows[3:]])

@@ -15,8 +15,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "examples" / "swift_client"
 
 @pytest.mark.parametrize("name", ["Package.swift", "Sources/ask/main.swift"])
 def test_syntax(name: str) -> None:
-    tree_sitter = pytest.importorskip("tree_sitter")
-    swift = pytest.importorskip("tree_sitter_swift")
+    why = "reads Swift with tree-sitter, which `make setup` installs"
+    tree_sitter = pytest.importorskip("tree_sitter", reason=why)
+    swift = pytest.importorskip("tree_sitter_swift", reason=why)
     parser = tree_sitter.Parser(tree_sitter.Language(swift.language()))
     source = (FOLDER / name).read_bytes()
     waiting = [parser.parse(source).root_node]

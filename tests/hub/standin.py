@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import re
@@ -59,7 +60,7 @@ def serving(hub: Hub, handler: type[Handler] | None = None) -> Iterator[Hub]:
         server.server_close()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler, abc.ABC):
     """What the stand-ins have in common: a log of requests, refusals, ranges, and transfers that are cut."""
 
     hub: Hub
@@ -87,9 +88,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
         self.answer(urlsplit(self.path).path)
 
+    @abc.abstractmethod
     def answer(self, path: str) -> None:
         """Answer a request that is neither refused nor lacks its token."""
-        raise NotImplementedError
 
     def send_json(self, value: Any, status: int = 200) -> None:
         self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
